@@ -1,0 +1,1 @@
+"""Byte pipes: one exchange at a time."""

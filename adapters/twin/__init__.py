@@ -1,0 +1,1 @@
+"""The simulator: plant physics, wire server, faults."""

@@ -1,0 +1,1 @@
+"""The experiment library of the capad rig controller: methods, procedures, runtime, bundles."""

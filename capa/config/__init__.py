@@ -1,0 +1,1 @@
+"""Files an operator writes: profiles, experiments, and the problems found in them."""

@@ -1,0 +1,45 @@
+"""What a hardware profile says of a link and of a device."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from capa.models import Frozen
+
+__all__ = ["DeviceSpec", "LinkSpec"]
+
+
+class LinkSpec(Frozen):
+    """One physical byte pipe; several devices may share it.
+
+    ``transport`` names an entry of the group ``capa.links``. ``port`` is a device path for
+    ``serial`` (prefer ``/dev/serial/by-id/...``) and ``host:port`` for ``tcp``.
+    """
+
+    name: str = Field(min_length=1)
+    transport: str = "serial"
+    port: str
+    baud: int = Field(default=9600, gt=0)
+    bytesize: Literal[7, 8] = 8
+    parity: Literal["N", "E", "O"] = "N"
+    stopbits: Literal[1, 2] = 1
+    reply_timeout_s: float = Field(default=0.5, gt=0)
+    """How long a device may take to begin and end its reply, wire time included."""
+    gap_s: float | None = Field(default=None, ge=0)
+    """Silence to keep between exchanges; None takes what the family's protocol demands."""
+    reconnect_max_s: float = Field(default=5.0, gt=0)
+
+
+class DeviceSpec(Frozen):
+    """One instrument. ``options`` and ``twin`` are validated by its family."""
+
+    name: str = Field(min_length=1)
+    adapter: str
+    link: str
+    address: int | str | None = None
+    poll_hz: float = Field(default=10.0, gt=0, le=200)
+    required: bool = True
+    """Whether the daemon may call itself ready while this device is silent."""
+    options: dict[str, Any] = Field(default_factory=dict)
+    twin: dict[str, Any] = Field(default_factory=dict)
+    """How the simulator plays this device; ignored by a real rig."""

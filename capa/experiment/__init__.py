@@ -1,0 +1,1 @@
+"""Methods and the code that walks them."""

@@ -1,0 +1,1 @@
+"""Procedures: the code that drives one run."""

@@ -1,0 +1,1 @@
+"""The engine: rig, gate, conductor, safe state."""

@@ -1,0 +1,1 @@
+"""Bundles: recording, sealing, verifying."""

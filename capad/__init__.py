@@ -1,0 +1,1 @@
+"""The daemon: spool, signals, supervision, and the wiring of a rig."""
