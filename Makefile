@@ -1,0 +1,67 @@
+# Everything a newcomer, an operator of a test box and CI do, by one word each.
+SHELL := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PREFIX ?= /opt/capad
+CODE := capa capad adapters tests bench
+
+.PHONY: help setup demo test check lint types imports unit bench install clean
+
+help: ## print this list
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+setup: $(READY) ## make .venv with everything that is needed, in pinned versions
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit("capad needs Python 3.11 or newer; say make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
+	@echo "installing into $(VENV) (once; about a minute)"
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,report,asyncio-links]'
+	@touch $@
+
+demo: $(READY) ## run the demo method through the daemon on the simulator twins (about 40 s)
+	@rm -rf demo-out && mkdir -p demo-out/spool/incoming
+	@cp configs/methods/demo.method.toml demo-out/spool/incoming/
+	$(BIN)/capad --config configs/demo.toml --twin --once
+
+test: $(READY) ## run every test: unit, properties, wire, process, systemd
+	$(BIN)/pytest tests
+
+check: $(READY) lint types imports unit ## ruff, flake8-async, mypy --strict, import contracts, unit hardening
+
+lint: $(READY)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/flake8-async --enable=ASYNC $$(git ls-files 'capa/*.py' 'capad/*.py' 'adapters/*.py')
+
+types: $(READY)
+	$(BIN)/mypy
+
+imports: $(READY)
+	$(BIN)/lint-imports --no-cache > $(VENV)/imports.txt || { cat $(VENV)/imports.txt; exit 1; }
+	@tail -n 3 $(VENV)/imports.txt
+
+unit:
+	@if command -v systemd-analyze > /dev/null; then \
+	  systemd-analyze security --offline=true --threshold=20 --no-pager deploy/systemd/capad.service | tail -n 1; \
+	else echo "unit: not checked, systemd-analyze is not installed"; fi
+
+bench: $(READY) ## measure latencies, tick error, CPU and memory; prints goals reached and missed
+	$(BIN)/python -m bench
+
+install: ## install into $(PREFIX) with the systemd unit (as root, on the box)
+	$(PYTHON) -m venv $(PREFIX)
+	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
+	install -d $(DESTDIR)/etc/capad $(DESTDIR)/etc/systemd/system
+	test -e $(DESTDIR)/etc/capad/capad.toml || install -m 644 deploy/capad.toml $(DESTDIR)/etc/capad/capad.toml
+	install -m 644 deploy/systemd/capad.service $(DESTDIR)/etc/systemd/system/capad.service
+	@echo "next: put your profile at /etc/capad/hardware.toml, then: systemctl daemon-reload && systemctl enable --now capad"
+
+clean: ## remove what the other words made
+	rm -rf $(VENV) demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
