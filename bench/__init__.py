@@ -1,0 +1,1 @@
+"""Measurements of the daemon as its users meet it; `make bench` runs them all."""

@@ -1,0 +1,37 @@
+"""`make bench`: every figure, with its goal where one was set."""
+
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import latency, load, startup, ticks
+from bench.harness import running_twin
+from bench.table import Table
+
+PROFILE = Path(__file__).with_name("five_devices.toml")
+PARTS = {
+    "startup": startup.measure,
+    "spool": latency.first_setpoint,
+    "stop": latency.stop,
+    "ticks": ticks.measure,
+    "load": load.measure,
+}
+
+
+def main(wanted: list[str]) -> None:
+    """Run the named parts, or all."""
+    unknown = [name for name in wanted if name not in PARTS]
+    if unknown:
+        sys.exit(f"no such part: {', '.join(unknown)}; there are: {', '.join(PARTS)}")
+    table = Table()
+    with tempfile.TemporaryDirectory(prefix="capad-bench-") as scratch:
+        for name in wanted or list(PARTS):
+            print(f"{name}:", flush=True)
+            directory = Path(scratch) / name
+            with running_twin(PROFILE, directory / "twin") as twin:
+                PARTS[name](table, twin, directory / "daemon")
+    missed = table.missed()
+    print(f"\ngoals missed: {len(missed)}" + "".join(f"\n  {what}" for what in missed))
+
+
+main(sys.argv[1:])
