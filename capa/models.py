@@ -1,6 +1,19 @@
 """The base of every model read from a file: frozen, and closed to unknown keys."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Strict
+
+__all__ = ["Flag", "Frozen", "Number", "Whole"]
+
+Number = Annotated[float, Strict()]
+"""A number as written in a file: ``"600"`` and ``true`` are mistakes, ``600`` is a number."""
+
+Whole = Annotated[int, Strict()]
+"""A whole number, with the same strictness."""
+
+Flag = Annotated[bool, Strict()]
+"""``true`` or ``false``, and nothing that merely looks like it."""
 
 
 class Frozen(BaseModel):

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from capa.models import Frozen
+from capa.models import Frozen, Number
 
 __all__ = [
     "AlarmSpec",
@@ -46,8 +46,8 @@ class LinearCalibration(Frozen):
     """``channel = gain * device + offset``; a commanded value goes the other way."""
 
     kind: Literal["linear"]
-    gain: float = 1.0
-    offset: float = 0.0
+    gain: Number = 1.0
+    offset: Number = 0.0
 
 
 Calibration = Annotated[IdentityCalibration | LinearCalibration, Field(discriminator="kind")]
@@ -60,9 +60,9 @@ class Limits(Frozen):
     leave it out where jumps are wanted.
     """
 
-    min: float
-    max: float
-    max_rate_per_s: float | None = Field(default=None, gt=0)
+    min: Number
+    max: Number
+    max_rate_per_s: Number | None = Field(default=None, gt=0)
 
 
 class AlarmSpec(Frozen):
@@ -70,9 +70,9 @@ class AlarmSpec(Frozen):
 
     id: str = Field(min_length=1)
     op: Op
-    threshold: float
-    hysteresis: float = Field(default=0.0, ge=0)
-    debounce_s: float = Field(default=0.0, ge=0)
+    threshold: Number
+    hysteresis: Number = Field(default=0.0, ge=0)
+    debounce_s: Number = Field(default=0.0, ge=0)
     action: Literal["warn", "pause", "abort", "safe_shutdown"] = "warn"
 
 
@@ -88,7 +88,7 @@ class RatePerS(Frozen):
 
     kind: Literal["rate_per_s"]
     of: str
-    window_s: float = Field(default=10.0, gt=0)
+    window_s: Number = Field(default=10.0, gt=0)
 
 
 class Difference(Frozen):
@@ -118,8 +118,8 @@ class ChannelSpec(Frozen):
     calibration: Calibration = IdentityCalibration()
     derived: DerivedSpec | None = None
     limits: Limits | None = None
-    stale_after_s: float | None = Field(default=None, gt=0)
-    tolerance: float | None = Field(default=None, ge=0)
+    stale_after_s: Number | None = Field(default=None, gt=0)
+    tolerance: Number | None = Field(default=None, ge=0)
     """How far a read-back may lie from a commanded value and still prove it; in the channel's
     unit; the family's own resolution when absent."""
     safe: Literal["leave"] | None = None

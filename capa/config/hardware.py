@@ -6,7 +6,7 @@ from pydantic import Field
 
 from capa.channels.spec import ChannelSpec, Op
 from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.models import Frozen
+from capa.models import Frozen, Number
 
 __all__ = ["Condition", "HardwareProfile", "SafeStage"]
 
@@ -16,15 +16,15 @@ class Condition(Frozen):
 
     channel: str
     op: Op
-    value: float
+    value: Number
 
 
 class SafeStage(Frozen):
     """Outputs to drive together, at once or when a condition holds or has timed out."""
 
-    set: dict[str, float] = Field(min_length=1)
+    set: dict[str, Number] = Field(min_length=1)
     when: Condition | None = None
-    timeout_s: float | None = Field(default=None, gt=0)
+    timeout_s: Number | None = Field(default=None, gt=0)
 
 
 class HardwareProfile(Frozen):

@@ -72,9 +72,11 @@ class WriteAck:
     readback: float | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class DeviceCommand:
     """A command on its way to the gate, stamped by an authorization.
+
+    The authorization remembers the very objects it issued (weakly), so an equal copy is no command.
 
     ``payload`` of ``kind="set_setpoint"`` carries ``value`` (channel unit), ``channel`` and
     ``device``. Make one with ``ctx.authorization.issue(...)``.

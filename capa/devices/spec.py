@@ -4,7 +4,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from capa.models import Frozen
+from capa.models import Flag, Frozen, Number, Whole
 
 __all__ = ["DeviceSpec", "LinkSpec"]
 
@@ -19,15 +19,15 @@ class LinkSpec(Frozen):
     name: str = Field(min_length=1)
     transport: str = "serial"
     port: str
-    baud: int = Field(default=9600, gt=0)
+    baud: Whole = Field(default=9600, gt=0)
     bytesize: Literal[7, 8] = 8
     parity: Literal["N", "E", "O"] = "N"
     stopbits: Literal[1, 2] = 1
-    reply_timeout_s: float = Field(default=0.5, gt=0)
+    reply_timeout_s: Number = Field(default=0.5, gt=0)
     """How long a device may take to begin and end its reply, wire time included."""
-    gap_s: float | None = Field(default=None, ge=0)
+    gap_s: Number | None = Field(default=None, ge=0)
     """Silence to keep between exchanges; None takes what the family's protocol demands."""
-    reconnect_max_s: float = Field(default=5.0, gt=0)
+    reconnect_max_s: Number = Field(default=5.0, gt=0)
 
 
 class DeviceSpec(Frozen):
@@ -36,9 +36,9 @@ class DeviceSpec(Frozen):
     name: str = Field(min_length=1)
     adapter: str
     link: str
-    address: int | str | None = None
-    poll_hz: float = Field(default=10.0, gt=0, le=200)
-    required: bool = True
+    address: Whole | str | None = None
+    poll_hz: Number = Field(default=10.0, gt=0, le=200)
+    required: Flag = True
     """Whether the daemon may call itself ready while this device is silent."""
     options: dict[str, Any] = Field(default_factory=dict)
     twin: dict[str, Any] = Field(default_factory=dict)
