@@ -1,0 +1,204 @@
+"""One open byte pipe: who hears its bytes, and whether it is in step."""
+
+import math
+import termios
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, Protocol, TypeVar, cast
+
+import trio
+
+from adapters.links.waiting import Wakeup
+from capa.devices.link import Answer, LinkStats
+from capa.errors import FrameError
+
+__all__ = ["LOST", "Pipe"]
+
+ReplyT = TypeVar("ReplyT")
+
+LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, termios.error)
+"""What a vanished port can raise; ``termios.error`` is not an ``OSError``."""
+
+LATE_MIN_S: Final = 0.5
+"""The least time a reply is still expected after its deadline."""
+
+
+class _Flushable(Protocol):
+    def receive_nowait(self) -> bytes: ...
+
+
+class _Awaited:
+    """The reply that is being waited for."""
+
+    __slots__ = ("_feed", "at_s", "seen", "wakeup")
+
+    def __init__(self, feed: Callable[[bytes], Any]) -> None:
+        self._feed = feed
+        self.wakeup: Wakeup[Any] = Wakeup()
+        self.seen = 0
+        self.at_s = math.nan
+
+    def take(self, chunk: bytes, at_s: float) -> None:
+        self.seen += len(chunk)
+        try:
+            reply = self._feed(chunk)
+        except Exception as error:  # noqa: BLE001 - the decoder is the caller's, and so is its error
+            self.wakeup.fail(error)
+            return
+        if reply is not None:
+            self.at_s = at_s
+            self.wakeup.deliver(reply)
+
+
+class Pipe:
+    """A stream, and the state that says when the next request may go out on it.
+
+    One task, ``pump``, reads; so a byte that belongs to nobody is seen and discarded when it
+    comes, and a lost port is noticed while nothing is asked of it.
+
+    A serial line has no transaction numbers. A reply that comes after its deadline looks like
+    the reply to the next request (same address, function, length). So the pipe is *in step* only
+    after a complete exchange. Otherwise the next request waits:
+
+    - After a deadline or a cancellation one reply is *owed*. It is awaited for as long again as
+      the device was given (``LATE_MIN_S`` at least). Once bytes come, the debt is paid.
+    - After any byte that belongs to no exchange, and on a pipe just opened, the line must first
+      be quiet for ``quiet_s``: a USB adapter's latency timer (16 ms) and four characters.
+
+    An exchange begun while a reply is still owed (the time is over, or a safe-state write did
+    not wait for it) is *doubtful*: its reply counts only if no second one follows it.
+    """
+
+    def __init__(self, stream: trio.abc.Stream, *, quiet_s: float, stats: LinkStats) -> None:
+        self._stream = stream
+        self._quiet_s = quiet_s
+        self._stats = stats
+        self._awaited: _Awaited | None = None
+        self._in_step = False
+        self._owed_until_s: float | None = None
+        self._heard_at_s = trio.current_time()
+        self._said_at_s = -math.inf
+        self._stir: trio.Event | None = None
+        self._pumping = trio.CancelScope()
+        self.lost: str | None = None
+
+    # --- the reading side -------------------------------------------------------------------
+
+    async def pump(self) -> str:
+        """Read until the pipe is lost or ``lose`` is called; return why."""
+        with self._pumping:
+            try:
+                while chunk := await self._stream.receive_some():
+                    self._take(bytes(chunk))
+            except LOST as error:
+                self.lose(str(error) or type(error).__name__)
+            else:
+                self.lose("the other end hung up")
+        return self.lost or "closed"
+
+    def lose(self, reason: str) -> None:
+        """Declare the pipe lost, end the pump and fail the exchange in progress."""
+        if self.lost is None:
+            self.lost = reason
+        self._pumping.cancel()
+        if self._awaited is not None:
+            self._awaited.wakeup.fail(trio.BrokenResourceError(self.lost))
+        self.stir()
+
+    async def aclose(self) -> None:
+        """Close the stream, even a broken one."""
+        with suppress(*LOST):
+            await self._stream.aclose()
+
+    def _take(self, chunk: bytes) -> None:
+        self._heard_at_s = now_s = trio.current_time()
+        if self._awaited is not None and not self._awaited.wakeup.done:
+            self._awaited.take(chunk, now_s)
+            return
+        self._stats.drained_bytes += len(chunk)
+        self._in_step = False
+        self._owed_until_s = None
+        self.stir()
+
+    # --- being in step ----------------------------------------------------------------------
+
+    def discard_waiting(self) -> None:
+        """Discard what the operating system holds and the pump has not read yet."""
+        if hasattr(self._stream, "receive_nowait"):
+            try:
+                chunk = cast("_Flushable", self._stream).receive_nowait()
+            except LOST:
+                return  # the pump will find out, and say so
+            if chunk:
+                self._take(chunk)
+
+    def unsettled_s(self, now_s: float) -> float:
+        """For how long the next request has to wait yet, if nothing more comes; 0 or less: go."""
+        if self._in_step:
+            return 0.0
+        owed_s = 0.0 if self._owed_until_s is None else self._owed_until_s - now_s
+        return max(self._heard_at_s + self._quiet_s - now_s, owed_s)
+
+    def gap_left_s(self, gap_s: float, now_s: float) -> float:
+        """How much is left of a silence of ``gap_s`` since the last byte in either direction."""
+        return max(self._heard_at_s, self._said_at_s) + gap_s - now_s
+
+    async def stirred(self, within_s: float) -> None:
+        """Wait for a stray byte, for ``stir``, or for ``within_s``."""
+        self._stir = trio.Event()
+        with trio.move_on_after(within_s):
+            await self._stir.wait()
+
+    def stir(self) -> None:
+        """Wake whoever waits in ``stirred``."""
+        if self._stir is not None:
+            self._stir.set()
+
+    # --- one exchange -----------------------------------------------------------------------
+
+    async def talk(
+        self, request: bytes, feed: Callable[[bytes], ReplyT | None], timeout_s: float
+    ) -> Answer[ReplyT] | int:
+        """Send and await the reply; return it, or at the deadline the number of bytes seen.
+
+        The pipe counts as out of step from the first byte on, so that a cancellation, wherever it
+        strikes, leaves the truth behind.
+
+        Raises:
+            FrameError: what ``feed`` raised, or two replies came where one could be late.
+            Exception: one of ``LOST``; the pipe is then lost.
+        """
+        doubt_until_s = self._owed_until_s
+        awaited = self._awaited = _Awaited(feed)
+        sent_at_s = self._said_at_s = trio.current_time()
+        self._in_step = False
+        self._owed_until_s = sent_at_s + timeout_s + max(timeout_s, LATE_MIN_S)
+        value: Any = None
+        try:
+            with trio.move_on_at(sent_at_s + timeout_s):
+                await self._stream.send_all(request)
+                value = await awaited.wakeup.wait()
+        except FrameError:
+            self._owed_until_s = sent_at_s + timeout_s
+            raise
+        except LOST as error:
+            self.lose(str(error) or type(error).__name__)
+            raise
+        finally:
+            self._awaited = None
+        if math.isnan(awaited.at_s):
+            return awaited.seen
+        if doubt_until_s is not None:
+            await self._hear_out(doubt_until_s)
+        self._in_step = True
+        self._owed_until_s = None
+        return Answer(value, sent_at_s, awaited.at_s)
+
+    async def _hear_out(self, until_s: float) -> None:
+        """Make sure that no second reply comes while one may be late."""
+        drained = self._stats.drained_bytes
+        until_s = max(until_s, trio.current_time() + self._quiet_s)
+        while (left_s := until_s - trio.current_time()) > 0:
+            await self.stirred(left_s)
+            if self._stats.drained_bytes != drained:
+                raise FrameError("two replies came, one of them late; which is which is unknown")

@@ -1,0 +1,108 @@
+"""Serial ports: opened and set up by pyserial in a thread, then awaited by trio itself."""
+
+import contextlib
+import errno
+import os
+import termios
+from functools import partial
+from pathlib import Path
+
+import serial
+import trio
+
+from adapters.links.fd import FdStream
+from capa.devices.spec import LinkSpec
+from capa.errors import LinkClosedError
+
+__all__ = ["connector"]
+
+_CC = 6  # the place of ``c_cc`` in what ``tcgetattr`` returns
+_BUSY = frozenset({errno.EBUSY, errno.EAGAIN})
+
+
+async def connector(spec: LinkSpec) -> FdStream:
+    """Open ``spec.port`` for this process alone, with the profile's settings, in raw mode.
+
+    Raises:
+        LinkClosedError: names the port, the reason and the remedy.
+    """
+    # Opening a USB port can block for seconds. When cancelled, the thread is left to finish, and
+    # the port it returns to nobody is closed by its finalizer.
+    port = await trio.to_thread.run_sync(_open, spec, abandon_on_cancel=True)
+    return FdStream(port.fileno(), partial(_close, port))
+
+
+def _open(spec: LinkSpec) -> serial.Serial:
+    try:
+        port = serial.Serial(
+            spec.port,
+            baudrate=spec.baud,
+            bytesize=spec.bytesize,
+            parity=spec.parity,
+            stopbits=spec.stopbits,
+            timeout=0,
+            exclusive=True,
+        )
+    except (serial.SerialException, OSError) as error:
+        raise LinkClosedError(_explain(spec, error)) from error
+    except (ValueError, termios.error) as error:
+        raise LinkClosedError(
+            f"link {spec.name}: {spec.port} does not take {spec.baud} baud, "
+            f"{spec.bytesize}{spec.parity}{spec.stopbits} ({error}); mend the link's settings"
+        ) from error
+    _tune(port)
+    return port
+
+
+def _tune(port: serial.Serial) -> None:
+    """Tell "nothing yet" from "hung up", and ask the adapter not to dawdle.
+
+    pyserial leaves VMIN at 0, with which a read of an idle line returns nothing, just as a read
+    of a dead one does; at 1 an idle line says EAGAIN. Low latency turns off the 16 ms timer of an
+    FTDI adapter; other adapters and ptys do not know it.
+    """
+    settings = termios.tcgetattr(port.fileno())
+    settings[_CC][termios.VMIN] = 1
+    termios.tcsetattr(port.fileno(), termios.TCSANOW, settings)
+    with contextlib.suppress(ValueError, OSError):
+        port.set_low_latency_mode(True)
+
+
+def _close(port: serial.Serial) -> None:
+    """Close without draining: what was not sent to a dead adapter never will be."""
+    with contextlib.suppress(OSError, termios.error, serial.SerialException):
+        port.reset_output_buffer()
+    with contextlib.suppress(OSError, termios.error, serial.SerialException):
+        port.close()
+
+
+def _explain(spec: LinkSpec, error: OSError) -> str:
+    where = f"link {spec.name}: cannot open {spec.port}: "
+    match error.errno:
+        case errno.ENOENT | errno.ENODEV | errno.ENXIO:
+            return where + "no such port; is the adapter plugged in? " + _seen_ports()
+        case errno.EACCES | errno.EPERM:
+            return where + "permission denied; add this user to the group dialout"
+        case code if code in _BUSY:
+            return where + f"in use by {_holders(spec.port) or 'another program'}; end that first"
+        case errno.ENOTTY | errno.EINVAL:
+            return where + "not a serial port; mend the link's port"
+        case _:
+            return where + f"{error}; check the cable and the adapter"
+
+
+def _seen_ports() -> str:
+    by_id = Path("/dev/serial/by-id")
+    names = sorted(str(path) for path in by_id.iterdir()) if by_id.is_dir() else []
+    return "ports here: " + (", ".join(names) if names else "none under /dev/serial/by-id")
+
+
+def _holders(port: str) -> str:
+    """Name the processes that have the port open, as far as this user may see."""
+    target = os.path.realpath(port)
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            if any(os.path.realpath(fd) == target for fd in (process / "fd").iterdir()):
+                found.append(f"{(process / 'comm').read_text().strip()} (pid {process.name})")
+    return ", ".join(found)
