@@ -29,6 +29,10 @@ QUIET_CHARACTERS: Final = 4
 BITS_PER_CHARACTER: Final = 11
 
 
+def _ignore(_up: bool) -> None:
+    """Nobody wants to know."""
+
+
 def _quiet_s(spec: LinkSpec) -> float:
     """How long silence must last to be the end of what was being said."""
     return QUIET_S + QUIET_CHARACTERS * BITS_PER_CHARACTER / spec.baud
@@ -58,7 +62,7 @@ class StreamLink:
     ) -> None:
         self._spec = spec
         self._connector = connector
-        self._on_change = on_change
+        self.on_change = on_change or _ignore
         self._stats = LinkStats()
         self._turns = Turns()
         self._orders = count()
@@ -128,7 +132,7 @@ class StreamLink:
         self._pipe = pipe = Pipe(stream, quiet_s=self._quiet_s, stats=self._stats)
         self._why_down = ""
         self._up.set()
-        self._tell(up=True)
+        self.on_change(True)
         return pipe
 
     async def _serve(self, pipe: Pipe) -> None:
@@ -146,11 +150,7 @@ class StreamLink:
         self._up = trio.Event()
         pipe.lose(self._why_down)
         self._turns.fail_all(LinkClosedError, self._why_down)
-        self._tell(up=False)
-
-    def _tell(self, *, up: bool) -> None:
-        if self._on_change is not None:
-            self._on_change(up)
+        self.on_change(False)
 
     # --- exchanges --------------------------------------------------------------------------
 
