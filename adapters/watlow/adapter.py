@@ -1,0 +1,160 @@
+"""Watlow EZ-ZONE PM: process value, power and setpoint, with the setpoint read back."""
+
+import math
+from collections.abc import Sequence
+
+from adapters.modbus.codec import Query, Refusal, Registers, Reply
+from adapters.watlow.codec import (
+    COMMS_UNITS,
+    CONTROL_MODE,
+    HIGHEST_SETPOINT,
+    LOWEST_SETPOINT,
+    WORD_ORDER,
+    ControlMode,
+    Conversation,
+    Units,
+    WordOrderCode,
+    enum_at,
+    from_degC,
+    to_degC,
+)
+from adapters.watlow.options import WatlowOptions, unit_of
+from capa.channels.sample import Status
+from capa.devices.adapter import FieldInfo, FieldWrite, Identity, Reading, WriteAck
+from capa.devices.base import BaseAdapter
+from capa.devices.link import Answer, Link, Priority
+from capa.devices.spec import DeviceSpec
+from capa.errors import DeviceError
+
+__all__ = ["FIELDS", "WatlowAdapter"]
+
+FIELDS = {
+    info.name: info
+    for info in (
+        FieldInfo(
+            "setpoint",
+            "degC",
+            command="set_setpoint",
+            resolution=0.1,
+            description="closed-loop setpoint, register 2160",
+        ),
+        FieldInfo("pv", "degC", description="process value, register 360"),
+        FieldInfo("power", "%", description="heat power, register 1904"),
+    )
+}
+
+
+class WatlowAdapter(BaseAdapter):
+    """One controller. It reads; the only register it ever writes is the setpoint."""
+
+    def __init__(self, spec: DeviceSpec, link: Link) -> None:
+        super().__init__(spec, link, fields=FIELDS, capabilities=frozenset({"setpoint"}))
+        options = WatlowOptions.model_validate(spec.options)
+        self._options = options
+        self._unit = options.unit
+        self._talk = Conversation(unit_of(spec), options.word_order, port=options.port)
+        self._polls = 0
+
+    async def open(self) -> Identity:
+        """Check that a PM with the expected map, units and word order answers; read-only.
+
+        Raises:
+            DeviceError: it is not one, or is set otherwise than the profile says.
+        """
+        modes, _ = await self._read(self._talk.read_modes)
+        self._check_mode(enum_at(modes.data, 0))
+        comms = (await self._ask(self._talk.read_comms, Priority.POLL)).value
+        if isinstance(comms, Registers):
+            self._check_comms(comms.data)
+        elif self._options.wire_unit != "degF":
+            raise DeviceError(
+                f"{self.name}: register {COMMS_UNITS} cannot be read ({comms}), so its wire is in "
+                f'degF, but the profile says wire_unit = "{self._options.wire_unit}"'
+            )
+        return self._identity((await self._ask(self._talk.read_identity, Priority.POLL)).value)
+
+    def _check_mode(self, mode: int) -> None:
+        if mode not in ControlMode.__members__.values():
+            raise DeviceError(
+                f"{self.name}: register {CONTROL_MODE} holds {mode}, which is no control mode "
+                f"(62 off, 10 auto, 54 manual); is it an EZ-ZONE PM, set to Map 1?"
+            )
+
+    def _check_comms(self, data: bytes) -> None:
+        """Compare word order and units; a code that is neither of the two is taken as unknown."""
+        base = COMMS_UNITS - 8
+        expected_order = WordOrderCode[self._options.word_order.upper()]
+        self._compare(WORD_ORDER, enum_at(data, WORD_ORDER - base), expected_order)
+        self._compare(COMMS_UNITS, enum_at(data, COMMS_UNITS - base), Units(self._unit))
+
+    def _compare(self, register: int, seen: int, expected: WordOrderCode | Units) -> None:
+        known = {member.value: member.name.lower() for member in type(expected)}
+        if seen in known and seen != expected:
+            raise DeviceError(
+                f"{self.name}: register {register} says {known[seen]} ({seen}), the profile "
+                f"expects {expected.name.lower()} ({expected.value}); change one of them"
+            )
+
+    def _identity(self, reply: Reply) -> Identity:
+        if not isinstance(reply, Registers):
+            return Identity(self.family, model="EZ-ZONE")
+        words = reply.words()
+        return Identity(
+            self.family, model=f"EZ-ZONE, hardware id {words[0]}", firmware=f"id {words[2]}"
+        )
+
+    async def poll(self) -> Sequence[Reading]:
+        """Read process value and input error, and with them power and setpoint."""
+        readings = [await self._poll_input()]
+        if self._polls % self._options.slow_every == 0:
+            readings.append(await self._poll_power())
+            readings.append(await self._poll_setpoint())
+        self._polls += 1
+        return readings
+
+    async def _poll_input(self) -> Reading:
+        reply, at_s = await self._read(self._talk.read_input)
+        state = self._talk.decode_input(reply)
+        if state.good:
+            return Reading("pv", to_degC(state.value, self._unit), at_s)
+        return Reading("pv", math.nan, at_s, Status.SENSOR_FAIL)
+
+    async def _poll_power(self) -> Reading:
+        reply, at_s = await self._read(self._talk.read_power)
+        return Reading("power", self._talk.decode_power(reply), at_s)
+
+    async def _poll_setpoint(self, priority: Priority = Priority.POLL) -> Reading:
+        reply, at_s = await self._read(self._talk.read_setpoint, priority)
+        value = self._talk.decode_setpoint(reply)
+        return Reading("setpoint", to_degC(value, self._unit), at_s)
+
+    async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
+        """Write the setpoint (degC) and read register 2160 back.
+
+        A value outside the controller's own limits may be refused or clamped; which of the two
+        is not documented, and the read-back tells.
+        """
+        if write.field != "setpoint":
+            return WriteAck(False, f"{self.name}.{write.field} cannot be written")
+        value = from_degC(write.value, self._unit)
+        if not LOWEST_SETPOINT <= value <= HIGHEST_SETPOINT:
+            return WriteAck(False, f"{self.name}: {write.value:g} degC is beyond any controller's")
+        query = self._talk.write_setpoint(value)
+        reply = (await self._ask(query, priority)).value
+        if isinstance(reply, Refusal):
+            return WriteAck(False, f"{self.name} refused {write.value:g} degC: {reply}")
+        return WriteAck(True, readback=(await self._poll_setpoint(priority)).value)
+
+    async def _read(
+        self, query: Query, priority: Priority = Priority.POLL
+    ) -> tuple[Registers, float]:
+        """Return what was read, and when; a refusal to be read is a fault of the device."""
+        answer = await self._ask(query, priority)
+        if isinstance(answer.value, Registers):
+            return answer.value, answer.at_s
+        raise DeviceError(f"{self.name}: {query.request}: {answer.value}")
+
+    async def _ask(self, query: Query, priority: Priority) -> Answer[Reply]:
+        return await self._link.exchange(
+            query.frame, query.collector().feed, priority=priority, gap_s=self._options.gap_s
+        )

@@ -1,0 +1,80 @@
+"""What a profile may say of a Watlow controller and of its simulator."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from adapters.modbus.words import WordOrder
+from adapters.watlow.codec import Units
+from capa.devices.spec import DeviceSpec
+from capa.models import Frozen
+
+__all__ = ["WatlowOptions", "WatlowTwinOptions", "unit_of"]
+
+_UNITS = {"degF": Units.DEG_F, "degC": Units.DEG_C}
+
+
+class WatlowOptions(Frozen):
+    """``[devices.options]``. The defaults are the factory's, but for the protocol."""
+
+    wire_unit: Literal["degF", "degC"] = "degF"
+    """What temperatures are in on the wire; degF unless register 2490 was changed."""
+    word_order: WordOrder = "low_high"
+    map: Literal[1] = 1
+    port: Literal[1, 2] = 1
+    """Which of the controller's communication ports this link is plugged into."""
+    slow_every: int = Field(default=1, ge=1, le=100)
+    """Read power and setpoint at every n-th poll only, to spare the line."""
+    gap_s: float = Field(default=0.00401, ge=0)
+    """Silence before a request: 3.5 characters of 11 bits at 9600 baud, the slowest setting."""
+
+    @property
+    def unit(self) -> Units:
+        """The wire's unit, as the codec names it."""
+        return _UNITS[self.wire_unit]
+
+
+class WatlowTwinOptions(Frozen):
+    """``[devices.twin]``: what the simulated controller is set to, and how it behaves.
+
+    What is None is what the profile says of the real one, so that the two agree.
+    """
+
+    plant: str = "furnace"
+    wire_unit: Literal["degF", "degC"] | None = None
+    word_order: WordOrder | None = None
+    units_label_only: bool = False
+    """Seen on one controller: register 2490 can be changed and the wire stays in degF."""
+    out_of_range: Literal["clamp", "exception"] = "clamp"
+    unmapped: Literal["exception", "zero"] = "exception"
+    half_write: Literal["reject", "apply"] = "reject"
+    max_read: int = Field(default=125, ge=1, le=125)
+    reply_delay_s: float | tuple[float, float] = (0.005, 0.020)
+    seed: int | None = None
+    setpoint_degC: float = 24.0
+    min_setpoint_degC: float = -1101.0
+    max_setpoint_degC: float = 5537.0
+    ramp_degC_per_min: float | None = Field(default=None, gt=0)
+    proportional_band_degC: float = Field(default=13.9, gt=0)
+    integral_s: float = Field(default=180.0, ge=0)
+    derivative_s: float = Field(default=0.0, ge=0)
+    speaks_modbus: bool = True
+    """False for a part number without Modbus: it takes the setting and never answers."""
+
+    def unit_for(self, options: WatlowOptions) -> Units:
+        """Return the wire's unit of the simulated controller."""
+        return options.unit if self.wire_unit is None else _UNITS[self.wire_unit]
+
+
+def unit_of(spec: DeviceSpec) -> int:
+    """Return the Modbus address that a profile gives.
+
+    Raises:
+        ValueError: it is not a number from 1 to 247.
+    """
+    address = 1 if spec.address is None else spec.address
+    if not isinstance(address, int) or not 1 <= address <= 247:
+        raise ValueError(
+            f"address = {spec.address!r}: a Watlow controller has a Modbus address from 1 to 247"
+        )
+    return address

@@ -1,0 +1,284 @@
+"""The simulated EZ-ZONE PM: Map 1 over Modbus RTU, its heat loop, its memory and its faults."""
+
+import math
+from collections.abc import Sequence
+from functools import partial
+
+from adapters.modbus.bank import Parameter, RegisterBank, ValueRefusedError
+from adapters.modbus.codec import (
+    BadRequest,
+    ExcCodes,
+    Refusal,
+    Request,
+    RequestCollector,
+    encode_reply,
+)
+from adapters.watlow.codec import (
+    ACTIVE_MODE,
+    COMMS_UNITS,
+    CONTROL_MODE,
+    HEAT_POWER,
+    INPUT_ERROR,
+    NV_SAVE,
+    PROCESS_VALUE,
+    SETPOINT,
+    WORD_ORDER,
+    ControlMode,
+    InputError,
+    Units,
+    WordOrderCode,
+    from_degC,
+    to_degC,
+)
+from adapters.watlow.loop import HeatLoop
+from adapters.watlow.memory import NonVolatileMemory
+from adapters.watlow.options import WatlowOptions, WatlowTwinOptions, unit_of
+from adapters.watlow.registers import MAP_1, Row
+from capa.devices.delay import ReplyDelay
+from capa.devices.spec import DeviceSpec
+from capa.devices.twin import PlantPort, TwinReply
+
+__all__ = ["WatlowTwin"]
+
+_FILTERED_PV = 402
+_BAND, _INTEGRAL, _DERIVATIVE = 1890, 1894, 1896
+_OUTPUT_POWER = 1908
+_MANUAL_POWER, _LOWEST, _HIGHEST = 2162, 2164, 2166
+_ACTIVE_SETPOINT, _RAMP_SETPOINT, _RAMP_TARGET = 2172, 2190, 2198
+_INPUT_ERROR_POWER, _RAMP_ACTION, _RAMP_SCALE, _RAMP_RATE = 2184, 2186, 2188, 2192
+_TICKS = 5020
+
+_YES, _OFF, _RAMP_ON_CHANGE, _RAMP_BOTH, _HOURS = 106, 62, 85, 13, 39
+_KEEP_POWER = {14, 33}
+_WRITE_ONLY_READS = 255.0
+
+
+class WatlowTwin:
+    """One simulated controller. Temperatures are kept in degC and converted on the wire."""
+
+    def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
+        profile = WatlowOptions.model_validate(spec.options)
+        self._options = WatlowTwinOptions.model_validate(spec.twin)
+        self._name = spec.name
+        self._unit = unit_of(spec)
+        self._plant = plant
+        self._delay = ReplyDelay(
+            self._options.reply_delay_s,
+            seed=spec.name if self._options.seed is None else self._options.seed,
+        )
+        self._collector = RequestCollector()
+        self._wire_unit = self._options.unit_for(profile)
+        order = self._options.word_order or profile.word_order
+        self._values = self._factory_values()
+        self._values[WORD_ORDER] = WordOrderCode[order.upper()]
+        self._memory = NonVolatileMemory(self._values)
+        self._bank = self._make_bank(
+            RegisterBank(
+                order=order,
+                unmapped=self._options.unmapped,
+                half_write=self._options.half_write,
+                max_read=self._options.max_read,
+            )
+        )
+        self._loop = HeatLoop()
+        self._frozen_degC: float | None = None
+        self._refuses: int | None = None
+        self._broken = False
+        self._started_at_s = plant.now_s()
+        plant.on_tick(self._tick)
+
+    def _factory_values(self) -> dict[int, float]:
+        options = self._options
+        values = {row.address: row.value for row in MAP_1}
+        values |= {
+            SETPOINT: options.setpoint_degC,
+            _ACTIVE_SETPOINT: options.setpoint_degC,
+            _LOWEST: options.min_setpoint_degC,
+            _HIGHEST: options.max_setpoint_degC,
+            _BAND: options.proportional_band_degC,
+            _INTEGRAL: options.integral_s,
+            _DERIVATIVE: options.derivative_s,
+            COMMS_UNITS: self._wire_unit.value,
+        }
+        if options.ramp_degC_per_min is not None:
+            values |= {_RAMP_ACTION: _RAMP_ON_CHANGE, _RAMP_RATE: options.ramp_degC_per_min}
+        return values
+
+    def _make_bank(self, bank: RegisterBank) -> RegisterBank:
+        for row in MAP_1:
+            put = None if row.access == "r" else partial(self._put, row)
+            kind = row.kind if row.kind in {"enum", "uint32"} else "float"
+            bank.define(row.address, Parameter(kind, partial(self._get, row), put))
+        return bank
+
+    # --- the contract of a twin -------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The device's name in the profile."""
+        return self._name
+
+    @property
+    def nv_writes(self) -> int:
+        """How often the non-volatile memory was written."""
+        self._memory.tick(self._plant.now_s(), self._values)
+        return self._memory.writes
+
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        """Answer the requests that these bytes complete."""
+        replies = [self._answer(request) for request in self._collector.feed(chunk)]
+        return [reply for reply in replies if reply is not None]
+
+    def line_idle(self) -> None:
+        """Forget a half-received request."""
+        self._collector.reset()
+
+    def outputs(self) -> dict[str, float]:
+        """Return the closed-loop setpoint in degC."""
+        return {"setpoint": self._values[SETPOINT]}
+
+    def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
+        """Enter or leave a fault; beyond the contract's there is ``power_cycle``.
+
+        ``value`` is the exception's code for ``exception`` and the code of register 362 for
+        ``sensor_break``.
+        """
+        match kind:
+            case "exception":
+                code = ExcCodes.DEVICE_FAILURE if value is None else int(value)
+                self._refuses = code if active else None
+            case "frozen":
+                self._frozen_degC = self._pv_degC() if active else None
+            case "sensor_break":
+                self._break_sensor(active, InputError.OPEN if value is None else int(value))
+            case "power_cycle":
+                self._power_cycle()
+            case _:
+                return False
+        return True
+
+    # --- requests ---------------------------------------------------------------------------
+
+    def _answer(self, request: Request | BadRequest) -> TwinReply | None:
+        if request.unit != self._unit or not self._options.speaks_modbus:
+            return None
+        if self._refuses is not None:
+            refusal = Refusal(request.function, self._refuses)
+            return TwinReply(encode_reply(request, refusal), self._delay.next_s())
+        reply = self._bank.answer(request)
+        return TwinReply(encode_reply(request, reply), self._delay.next_s())
+
+    def _get(self, row: Row) -> float:
+        if row.access == "w":
+            return _WRITE_ONLY_READS
+        value = self._live(row.address)
+        if row.kind == "temperature":
+            return from_degC(value, self._wire_unit)
+        if row.kind == "difference" and self._wire_unit is Units.DEG_F:
+            return value * 1.8
+        return value
+
+    def _live(self, address: int) -> float:
+        if address in {PROCESS_VALUE, _FILTERED_PV}:
+            return self._pv_degC()
+        if address == _TICKS:
+            return (self._plant.now_s() - self._started_at_s) * 1000 % 2**32
+        return self._values[address]
+
+    def _put(self, row: Row, wire_value: float) -> None:
+        value = self._checked(row, wire_value)
+        if value != self._values[row.address]:
+            self._values[row.address] = value
+            if self._values[NV_SAVE] == _YES:
+                self._memory.changed()
+        self._memory.tick(self._plant.now_s(), self._values)
+        self._written(row.address)
+
+    def _checked(self, row: Row, wire_value: float) -> float:
+        """Return the value to keep, in degC; clamped or refused where it is out of range."""
+        if not math.isfinite(wire_value) or (row.allowed and int(wire_value) not in row.allowed):
+            raise ValueRefusedError
+        if row.kind == "difference" and self._wire_unit is Units.DEG_F:
+            return wire_value / 1.8
+        if row.kind != "temperature":
+            return wire_value
+        value = to_degC(wire_value, self._wire_unit)
+        return self._within(value) if row.address == SETPOINT else value
+
+    def _within(self, setpoint_degC: float) -> float:
+        inside = min(self._values[_HIGHEST], max(self._values[_LOWEST], setpoint_degC))
+        if inside != setpoint_degC and self._options.out_of_range == "exception":
+            raise ValueRefusedError
+        return inside
+
+    def _written(self, address: int) -> None:
+        if address == COMMS_UNITS and not self._options.units_label_only:
+            self._wire_unit = Units(int(self._values[COMMS_UNITS]))
+        if address == CONTROL_MODE:
+            self._loop.forget()
+        if address == SETPOINT and not self._ramps():
+            self._values[_ACTIVE_SETPOINT] = self._values[SETPOINT]
+
+    # --- the loop ---------------------------------------------------------------------------
+
+    def _pv_degC(self) -> float:
+        if self._frozen_degC is not None:
+            return self._frozen_degC
+        return self._plant.get(f"{self._options.plant}.pv_degC")
+
+    def _break_sensor(self, active: bool, code: int) -> None:
+        """Hold the last good value and say why; the power then follows register 2184."""
+        self._frozen_degC = self._pv_degC() if active else None
+        self._broken = active
+        self._values[INPUT_ERROR] = code if active else InputError.NONE
+        self._values[ACTIVE_MODE] = ControlMode.MANUAL if active else self._values[CONTROL_MODE]
+
+    def _tick(self, dt_s: float) -> None:
+        self._follow_setpoint(dt_s)
+        self._memory.tick(self._plant.now_s(), self._values)
+        power_pct = self._power_pct(dt_s)
+        self._values[HEAT_POWER] = self._values[_OUTPUT_POWER] = power_pct
+        self._plant.set(f"{self._options.plant}.power_pct", power_pct)
+
+    def _power_pct(self, dt_s: float) -> float:
+        values = self._values
+        if not self._broken:
+            values[ACTIVE_MODE] = values[CONTROL_MODE]
+        if values[CONTROL_MODE] == ControlMode.OFF:
+            return 0.0
+        if values[CONTROL_MODE] == ControlMode.MANUAL:
+            return max(0.0, values[_MANUAL_POWER])
+        if self._broken:
+            return self._power_without_input()
+        self._loop.band_degC = max(values[_BAND], 1e-3)
+        self._loop.integral_s = values[_INTEGRAL]
+        self._loop.derivative_s = values[_DERIVATIVE]
+        return self._loop.power_pct(values[_ACTIVE_SETPOINT], self._pv_degC(), dt_s)
+
+    def _power_without_input(self) -> float:
+        choice = int(self._values[_INPUT_ERROR_POWER])
+        if choice == _OFF:
+            return 0.0
+        if choice in _KEEP_POWER:
+            return self._values[HEAT_POWER]
+        return max(0.0, self._values[_MANUAL_POWER])
+
+    def _ramps(self) -> bool:
+        return self._values[_RAMP_ACTION] in {_RAMP_ON_CHANGE, _RAMP_BOTH}
+
+    def _follow_setpoint(self, dt_s: float) -> None:
+        """Move the active setpoint towards the one that was written."""
+        values = self._values
+        per_s = values[_RAMP_RATE] / (3600.0 if values[_RAMP_SCALE] == _HOURS else 60.0)
+        gap = values[SETPOINT] - values[_ACTIVE_SETPOINT]
+        step = math.copysign(min(abs(gap), per_s * dt_s), gap) if self._ramps() else gap
+        values[_ACTIVE_SETPOINT] += step
+        values[_RAMP_SETPOINT], values[_RAMP_TARGET] = values[_ACTIVE_SETPOINT], values[SETPOINT]
+
+    def _power_cycle(self) -> None:
+        """Come back with what was saved."""
+        self._values = self._memory.recall()
+        self._values[_ACTIVE_SETPOINT] = self._values[SETPOINT]
+        self._started_at_s = self._plant.now_s()
+        self._loop.forget()
+        self._collector.reset()
