@@ -1,0 +1,91 @@
+"""One simulated line: the devices on it, its faults, and the order of their replies."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from adapters.twin.faults import LineFaults
+from adapters.twin.plant import TwinSettings
+from adapters.twin.wirelog import WireLog
+from capa.devices.spec import LinkSpec
+from capa.devices.twin import TwinDevice, TwinReply
+
+__all__ = ["Due", "TwinLine"]
+
+
+@dataclass(frozen=True, slots=True)
+class Due:
+    """Bytes that leave at ``at_s``."""
+
+    at_s: float
+    data: bytes
+
+
+class TwinLine:
+    """What happens on a line, without any I/O: ``accept`` takes what the host sent.
+
+    All devices hear everything. One replies at a time, in the order of the requests.
+    """
+
+    def __init__(
+        self,
+        spec: LinkSpec,
+        devices: Sequence[TwinDevice],
+        *,
+        log: WireLog,
+        settings: TwinSettings,
+    ) -> None:
+        self.spec = spec
+        self.devices = tuple(devices)
+        self.faults = LineFaults(spec.name)
+        self._log = log
+        self._idle_s = settings.idle_s
+        self._character_s = _character_s(spec) if settings.wire_timing else 0.0
+        self._heard_at_s = -math.inf
+        self._free_at_s = -math.inf
+        self._outputs: dict[tuple[str, str], float] = {}
+
+    @property
+    def name(self) -> str:
+        """The link's name in the profile."""
+        return self.spec.name
+
+    def accept(self, chunk: bytes, now_s: float) -> list[Due]:
+        """Log bytes from the host, let the devices have them, and return their replies."""
+        self._log.rx(self.name, chunk)
+        if now_s - self._heard_at_s > self._idle_s:
+            for device in self.devices:
+                device.line_idle()
+        self._heard_at_s = now_s
+        due: list[Due] = []
+        for device in self.devices:
+            if not self.faults.deafens(device.name):
+                due += [
+                    self._schedule(reply, len(chunk), now_s)
+                    for raw in device.receive(chunk)
+                    if (reply := self.faults.shape(raw, device.name)) is not None
+                ]
+        self.log_outputs()
+        return due
+
+    def sending(self, data: bytes) -> None:
+        """Log bytes that are about to leave."""
+        self._log.tx(self.name, data)
+
+    def log_outputs(self) -> None:
+        """Log every output that is not what it was."""
+        for device in self.devices:
+            for field, value in device.outputs().items():
+                if self._outputs.get((device.name, field)) != value:
+                    self._outputs[device.name, field] = value
+                    self._log.output(self.name, device.name, field, value)
+
+    def _schedule(self, reply: TwinReply, heard: int, now_s: float) -> Due:
+        wire_s = (heard + len(reply.data)) * self._character_s
+        self._free_at_s = max(now_s + reply.delay_s + wire_s, self._free_at_s)
+        return Due(self._free_at_s, reply.data)
+
+
+def _character_s(spec: LinkSpec) -> float:
+    bits = 1 + spec.bytesize + (spec.parity != "N") + spec.stopbits
+    return bits / spec.baud
