@@ -86,7 +86,7 @@ def load_link_class() -> LinkClass:
 
 
 def _load(group: str, only: Collection[str] | None) -> dict[str, Any]:
-    loaded = {}
+    loaded: dict[str, Any] = {}
     for entry in entry_points(group=group):
         if only is None or entry.name in only:
             _load_one(entry, loaded)

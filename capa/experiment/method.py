@@ -1,5 +1,6 @@
 """A method: a tuple of typed steps, each a frozen value that is complete or does not exist."""
 
+from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
@@ -175,7 +176,7 @@ Step = Annotated[
     Field(discriminator="kind"),
 ]
 
-STEP_MODELS: dict[StepKind, type[_StepBase]] = {
+STEP_MODELS: Mapping[str, type[_StepBase]] = {
     "hold": HoldStep,
     "ramp": RampStep,
     "setpoint": SetpointStep,
