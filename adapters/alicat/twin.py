@@ -1,0 +1,231 @@
+"""The simulated Alicat controller: data frames, both setpoint commands, and its odd replies."""
+
+from collections.abc import Mapping, Sequence
+
+from adapters.alicat.codec import (
+    EOL,
+    Column,
+    Command,
+    DataFrame,
+    SetpointReport,
+    decode_command,
+    encode_frame,
+    encode_setpoint_report,
+)
+from adapters.alicat.options import AlicatOptions, AlicatTwinOptions, unit_of
+from capa.devices.delay import ReplyDelay
+from capa.devices.lines import LineCollector
+from capa.devices.spec import DeviceSpec
+from capa.devices.twin import PlantPort, TwinReply
+from capa.errors import FrameError
+
+__all__ = ["AlicatTwin"]
+
+_FORMATS: Mapping[str, Mapping[str, str]] = {
+    "5v12": {"pressure": "+07.2f", "temperature": "+07.2f", "setpoint": "06.1f", "": "+07.1f"},
+    "7v09": {"setpoint": "06.2f", "": "+07.2f"},
+    "8v17": {"": "+07.2f"},
+    "10v20": {"": "+07.2f"},
+}
+_GAS_WIDTH = {"5v12": 7, "7v09": 7}
+_LOCKS_ON_L = {"5v12", "7v09"}
+_REFERENCE_K, _REFERENCE_PSIA = 298.15, 14.696
+_PSIA_PER: Mapping[str, float] = {
+    "psia": 1.0,
+    "psi": 1.0,
+    "kPa": 0.1450377,
+    "bar": 14.50377,
+    "torr": 0.01933678,
+    "Pa": 0.0001450377,
+}
+_CLOSED, _PRESENT = "closed", "present"
+
+
+class AlicatTwin:
+    """One simulated unit; flows are those of the device's own unit (``flow_unit``)."""
+
+    def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
+        self._profile = AlicatOptions.model_validate(spec.options)
+        self._options = AlicatTwinOptions.model_validate(spec.twin)
+        self._name = spec.name
+        self._unit = unit_of(spec)
+        self._plant = plant
+        self._delay = ReplyDelay(
+            self._options.reply_delay_s,
+            seed=spec.name if self._options.seed is None else self._options.seed,
+        )
+        self._lines = LineCollector(EOL)
+        self._sccm_per_unit = 1000.0 if self._profile.flow_unit == "slpm" else 1.0
+        formats = _FORMATS[self._options.firmware]
+        self._formats = tuple(formats.get(c, formats[""]) for c in self._profile.columns)
+        self._setpoint = 0.0
+        self._hold: str | None = None
+        self._locked = False
+        self._frozen: DataFrame | None = None
+        self._refuses = False
+        self._broken = False
+        if self._options.setpoint_source == "analog":
+            self._setpoint = self._options.analog_setpoint
+        self._drive()
+
+    # --- the contract of a twin -------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The device's name in the profile."""
+        return self._name
+
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        """Answer the commands that these bytes complete."""
+        replies = []
+        for line in self._lines.feed(chunk):
+            try:
+                command = decode_command(line)
+            except FrameError:
+                continue
+            if command.unit == self._unit and (data := self._reply(command)):
+                replies.append(TwinReply(data, self._delay.next_s()))
+        return replies
+
+    def line_idle(self) -> None:
+        """Keep what was half received: the real thing waits for a CR for as long as it takes."""
+
+    def outputs(self) -> dict[str, float]:
+        """Return the setpoint, in the device's flow unit."""
+        return {"setpoint": self._setpoint}
+
+    def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
+        """Enter or leave a fault; ``sensor_break`` is the code ADC in the frame."""
+        match kind:
+            case "exception":
+                self._refuses = active
+            case "frozen":
+                self._frozen = None
+                self._frozen = self._frame() if active else None
+            case "sensor_break":
+                self._broken = active
+            case _:
+                return False
+        return True
+
+    # --- commands ---------------------------------------------------------------------------
+
+    def _reply(self, command: Command) -> bytes:
+        if self._refuses:
+            return b"?" + EOL
+        if not command.text:
+            return self._data_frame()
+        if (setpoint := command.setpoint) is not None:
+            return self._take_setpoint(*setpoint)
+        if command.text.startswith("L") and self._locks_on_l:
+            return self._lock()
+        if command.text == "LS":
+            return encode_setpoint_report(
+                self._unit, SetpointReport(self._setpoint, self._setpoint)
+            )
+        if command.text in {"C", "HC", "HP", "U"}:
+            return self._valve_or_display(command.text)
+        return self._unsupported()
+
+    @property
+    def _locks_on_l(self) -> bool:
+        """Whether anything that begins with L means: lock the display."""
+        return self._options.firmware in _LOCKS_ON_L
+
+    def _lock(self) -> bytes:
+        self._locked = True
+        return self._data_frame()
+
+    def _valve_or_display(self, text: str) -> bytes:
+        if text == "U":
+            self._locked = False
+        else:
+            self._hold = {"HC": _CLOSED, "HP": _PRESENT}.get(text)
+            self._drive()
+        return self._data_frame()
+
+    def _take_setpoint(self, command: str, value: float) -> bytes:
+        if command == "LS" and self._locks_on_l:
+            return self._lock()
+        full_scale = self._profile.full_scale
+        if self._options.out_of_range == "reject" and not 0.0 <= value <= full_scale:
+            return b"?" + EOL
+        if self._options.setpoint_source == "serial":
+            self._setpoint = min(full_scale, max(0.0, value))
+            self._drive()
+        if command == "LS":
+            return encode_setpoint_report(
+                self._unit, SetpointReport(self._setpoint, self._setpoint)
+            )
+        return self._data_frame()
+
+    def _unsupported(self) -> bytes:
+        match self._options.unsupported:
+            case "silence":
+                return b""
+            case "frame":
+                return self._data_frame()
+            case "placeholder":
+                return f"{self._unit}   1 ---".encode("ascii") + EOL
+            case "text":
+                return f"{self._unit}   Feature Not Enabled".encode("ascii") + EOL
+            case "?":
+                return b"?" + EOL
+
+    # --- the plant --------------------------------------------------------------------------
+
+    def _drive(self) -> None:
+        """Tell the gas line what the valve aims at."""
+        if self._hold == _PRESENT:
+            return
+        aim = 0.0 if self._hold == _CLOSED else self._setpoint
+        self._plant.set(f"{self._options.plant}.setpoint_sccm", aim * self._sccm_per_unit)
+
+    def _data_frame(self) -> bytes:
+        width = _GAS_WIDTH.get(self._options.firmware, 6)
+        return encode_frame(self._unit, self._frame(), self._formats, gas_width=width)
+
+    def _frame(self) -> DataFrame:
+        frozen = self._frozen
+        if frozen is not None:
+            return DataFrame(self._with_setpoint(frozen.values), frozen.gas, self._codes(0.0))
+        values = {name: self._value(name) for name in self._profile.columns}
+        codes = self._codes(values["flow"])
+        return DataFrame(tuple(values.values()), self._options.gas, codes)
+
+    def _with_setpoint(self, values: tuple[float, ...]) -> tuple[float, ...]:
+        pairs = zip(self._profile.columns, values, strict=True)
+        return tuple(self._setpoint if name == "setpoint" else value for name, value in pairs)
+
+    def _value(self, column: Column) -> float:
+        match column:
+            case "pressure":
+                return self._get("pressure_psia") / _PSIA_PER[self._profile.pressure_unit]
+            case "temperature":
+                return self._get("temperature_degC")
+            case "flow":
+                return self._get("flow_sccm") / self._sccm_per_unit
+            case "volumetric":
+                return self._volumetric()
+            case "setpoint":
+                return self._setpoint
+            case "total" | "valve":
+                return 0.0
+
+    def _volumetric(self) -> float:
+        """Flow at the gas line's own temperature and pressure."""
+        kelvin = self._get("temperature_degC") + 273.15
+        dilation = kelvin / _REFERENCE_K * _REFERENCE_PSIA / self._get("pressure_psia")
+        return self._get("flow_sccm") / self._sccm_per_unit * dilation
+
+    def _codes(self, flow: float) -> frozenset[str]:
+        codes = {
+            "ADC": self._broken,
+            "HLD": self._hold is not None,
+            "LCK": self._locked,
+            "MOV": flow > 1.02 * self._profile.full_scale,
+        }
+        return frozenset(code for code, shown in codes.items() if shown)
+
+    def _get(self, quantity: str) -> float:
+        return self._plant.get(f"{self._options.plant}.{quantity}")

@@ -1,0 +1,42 @@
+"""What a profile may say of a Sartorius balance and of its simulator."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from capa.models import Frozen
+
+__all__ = ["GRAMS_PER", "SartoriusOptions", "SartoriusTwinOptions"]
+
+MassUnit = Literal["mg", "g", "kg"]
+
+GRAMS_PER: dict[str, float] = {"mg": 1e-3, "g": 1.0, "kg": 1e3}
+
+
+class SartoriusOptions(Frozen):
+    """``[devices.options]``."""
+
+    unit: MassUnit | None = None
+    """The unit the balance is set to. Used until a stable line has shown one; then it must agree.
+    Without it, an unstable weight before the first stable one has no value."""
+    end_with_cr_lf: bool = False
+    """Send CR LF behind each command; no known balance needs it."""
+
+
+class SartoriusTwinOptions(Frozen):
+    """``[devices.twin]``: what the simulated balance is, and how it behaves."""
+
+    plant: str = "sample"
+    line: Literal[16, 22] = 22
+    unit: MassUnit = "g"
+    decimals: int = Field(default=4, ge=0, le=6)
+    capacity_g: float = Field(default=220.0, gt=0)
+    underload_g: float = -2.0
+    settling_s: float = Field(default=0.4, ge=0)
+    """Time constant of the display behind the load."""
+    stability_digits: float = Field(default=2.0, gt=0)
+    """The display is stable once it has stayed within this many digits for ``stability_s``."""
+    stability_s: float = Field(default=1.0, ge=0)
+    standby: bool = False
+    reply_delay_s: float | tuple[float, float] = (0.002, 0.006)
+    seed: int | None = None

@@ -1,0 +1,131 @@
+"""The simulated balance: a display that follows the load, and knows when it is stable."""
+
+import math
+from collections.abc import Sequence
+
+from adapters.sartorius.codec import (
+    CR_LF,
+    CommandCollector,
+    Line,
+    Overload,
+    StatusLine,
+    Underload,
+    Weight,
+    encode_line,
+)
+from adapters.sartorius.options import GRAMS_PER, SartoriusTwinOptions
+from capa.devices.delay import ReplyDelay
+from capa.devices.spec import DeviceSpec
+from capa.devices.twin import PlantPort, TwinReply
+
+__all__ = ["SartoriusTwin"]
+
+_TARE = {"T", "U", "f4_"}
+_ZERO = {"V", "f3_"}
+_ZERO_RANGE = 0.02
+
+
+class SartoriusTwin:
+    """One simulated balance. Loads are in gram, whatever unit it shows."""
+
+    def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
+        options = SartoriusTwinOptions.model_validate(spec.twin)
+        self._options = options
+        self._name = spec.name
+        self._plant = plant
+        self._delay = ReplyDelay(
+            options.reply_delay_s, seed=spec.name if options.seed is None else options.seed
+        )
+        self._commands = CommandCollector()
+        self._digit_g = GRAMS_PER[options.unit] * 10.0**-options.decimals
+        self._offset_g = 0.0
+        self._display_g = self._load_g()
+        self._still_at_g = self._display_g
+        self._still_since_s = plant.now_s() - options.stability_s
+        self._frozen: Line | None = None
+        self._status: str | None = "OFF" if options.standby else None
+        plant.on_tick(self._tick)
+
+    # --- the contract of a twin -------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The device's name in the profile."""
+        return self._name
+
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        """Carry out the commands that these bytes complete; only some have a reply."""
+        answers = [self._obey(command) for command in self._commands.feed(chunk)]
+        return [TwinReply(answer, self._delay.next_s()) for answer in answers if answer]
+
+    def line_idle(self) -> None:
+        """Keep what was half received: a command has no time limit."""
+
+    def outputs(self) -> dict[str, float]:
+        """Return nothing: a balance drives nothing."""
+        return {}
+
+    def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
+        """Enter or leave a fault; ``exception`` is an error line with ``value`` as its number."""
+        match kind:
+            case "exception":
+                number = 54 if value is None else int(value)
+                self._status = f"Err {number:03d}" if active else None
+            case "frozen":
+                self._frozen = None
+                self._frozen = self._line() if active else None
+            case "sensor_break":
+                self._status = "OFF" if active else None
+            case _:
+                return False
+        return True
+
+    # --- commands ---------------------------------------------------------------------------
+
+    def _obey(self, command: str) -> bytes:
+        self._plant.get(self._quantity)
+        if command == "P":
+            line = self._line()
+            return encode_line(line, decimals=self._options.decimals, width=self._options.line)
+        if command in _TARE or (command in _ZERO and self._zero_allowed()):
+            self._offset_g = self._display_g
+        identity = {"x1_": "TWIN224-1S", "x2_": "0029350001", "x3_": "01-62-04"}.get(command)
+        return b"" if identity is None else f"{identity:<20}".encode("ascii") + CR_LF
+
+    def _zero_allowed(self) -> bool:
+        return abs(self._display_g) <= _ZERO_RANGE * self._options.capacity_g
+
+    def _line(self) -> Line:
+        if self._status is not None:
+            return StatusLine(self._status)
+        if self._frozen is not None:
+            return self._frozen
+        if self._display_g > self._options.capacity_g:
+            return Overload()
+        if self._display_g < self._options.underload_g:
+            return Underload()
+        shown_g = round((self._display_g - self._offset_g) / self._digit_g) * self._digit_g
+        unit = self._options.unit
+        return Weight(shown_g / GRAMS_PER[unit], unit if self._stable() else None, "N")
+
+    # --- the load ---------------------------------------------------------------------------
+
+    @property
+    def _quantity(self) -> str:
+        return f"{self._options.plant}.mass_g"
+
+    def _load_g(self) -> float:
+        return self._plant.get(self._quantity)
+
+    def _tick(self, dt_s: float) -> None:
+        """Let the display follow the load, and note when it last moved."""
+        settling_s = self._options.settling_s
+        keep = math.exp(-dt_s / settling_s) if settling_s > 0 else 0.0
+        load_g = self._load_g()
+        self._display_g = load_g + (self._display_g - load_g) * keep
+        if abs(self._display_g - self._still_at_g) > self._options.stability_digits * self._digit_g:
+            self._still_at_g = self._display_g
+            self._still_since_s = self._plant.now_s()
+
+    def _stable(self) -> bool:
+        return self._plant.now_s() - self._still_since_s >= self._options.stability_s
