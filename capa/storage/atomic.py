@@ -1,0 +1,52 @@
+"""Files that are either the old one or the new one, whenever the power fails."""
+
+import os
+import secrets
+from pathlib import Path
+
+__all__ = ["fsync_dir", "fsync_file", "is_leftover", "write_atomically"]
+
+_SUFFIX = ".capa-tmp"
+
+
+def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Replace ``path`` by ``data``: beside it, fsynced, renamed, the folder fsynced.
+
+    Raises:
+        OSError: as the file system says; ``path`` is then unchanged and nothing is left over.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    try:
+        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_dir(path.parent)
+
+
+def is_leftover(name: str) -> bool:
+    """Whether a file of this name is what a killed ``write_atomically`` left behind."""
+    return name.startswith(".") and name.endswith(_SUFFIX)
+
+
+def fsync_dir(path: Path) -> None:
+    """Make the names in a folder survive a power cut."""
+    _fsync(path, os.O_RDONLY | os.O_DIRECTORY)
+
+
+def fsync_file(path: Path) -> None:
+    """Make the content of a file survive a power cut."""
+    _fsync(path, os.O_RDONLY)
+
+
+def _fsync(path: Path, flags: int) -> None:
+    descriptor = os.open(path, flags | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

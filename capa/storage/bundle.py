@@ -1,0 +1,319 @@
+"""The bundle of a run that is going on: everything the run says, on its way to the disk."""
+
+import secrets
+import shutil
+import sqlite3
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Self
+
+import trio
+
+from capa.channels.sample import Sample
+from capa.clock import RunClock, utc_now
+from capa.errors import BundleError
+from capa.storage.atomic import fsync_dir, write_atomically
+from capa.storage.events import Severity, metadata_json
+from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE, EventRow, EventStore, SampleStore
+from capa.storage.lock import FolderLock
+from capa.storage.manifest import Manifest, RecorderStats, RunStatus, versions, write_manifest
+from capa.storage.recorder import Recorder
+from capa.storage.samples import SampleBuffer
+from capa.storage.syncer import Syncer
+from capa.storage.waiters import Waiters
+
+__all__ = ["LOG_FILE", "BundleWriter", "RecorderHealth", "new_run_id"]
+
+LOG_FILE = "run.log"
+FLUSH_S = 0.5
+COMMIT_TIMEOUT_S = 5.0
+CLOSE_TIMEOUT_S = 10.0
+MAX_BUFFERED_SAMPLES = 2048
+"""A burst larger than this is packed at once, so that packing never holds the loop for long."""
+
+
+def new_run_id(now: datetime) -> str:
+    """Return ``YYYYMMDD-HHMMSS-<4 hex>`` in UTC."""
+    return f"{now.astimezone(UTC):%Y%m%d-%H%M%S}-{secrets.token_hex(2)}"
+
+
+@dataclass(frozen=True, slots=True)
+class RecorderHealth:
+    """How the recorder is doing; ``failed`` says in words why nothing is written just now.
+
+    ``lag_s`` is for how long the file has been behind the run, ``heartbeat_at_s`` (trio's clock)
+    when the recorder last answered; None until ``run`` has seen it answer once.
+    """
+
+    queue_depth: int
+    lag_s: float
+    pending_samples: int
+    dropped_samples: int
+    failed: str | None
+    failures: int
+    heartbeat_at_s: float | None
+
+
+class BundleWriter:
+    """Takes events, samples and log records of one run; see ``create``.
+
+    Every method that takes something returns at once. One recorder thread commits, another one
+    syncs; with ``threaded=False`` there is neither, and ``committed``, ``flush`` and ``close``
+    do the work where they are called: for virtual time, in which waiting for a thread would let
+    the clock run away.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        clock: RunClock,
+        manifest: Manifest,
+        recorder: Recorder,
+        waiters: Waiters,
+        lock: FolderLock,
+        *,
+        threaded: bool,
+    ) -> None:
+        self.path = path
+        self.run_id = manifest.run_id
+        self._manifest = manifest
+        self._recorder = recorder
+        self._waiters = waiters
+        self._lock = lock
+        self._threaded = threaded
+        self._buffer = SampleBuffer(clock)
+        self._clock = clock
+        self._pings = 0
+        self._heartbeat_at_s: float | None = None
+        self._closed = False
+        self._closing = trio.Event()
+
+    @classmethod
+    def create(
+        cls,
+        runs_root: Path,
+        run_id: str,
+        clock: RunClock,
+        *,
+        files: Mapping[str, str],
+        manifest: Mapping[str, Any],
+        channels: Mapping[str, str],
+        threaded: bool = True,
+    ) -> Self:
+        """Make the folder ``runs_root/run_id`` and start recording; blocks on the disk.
+
+        Args:
+            runs_root: made when it is missing.
+            run_id: see ``new_run_id``.
+            clock: the run's timebase.
+            files: names and texts to keep beside the data (``method.toml`` ...).
+            manifest: what is known of the run by now, by the manifest's field names.
+            channels: unit of each channel.
+            threaded: whether to use threads of its own; see the class.
+
+        Raises:
+            BundleError: the folder cannot be made or written; nothing is left of it.
+        """
+        started = Manifest(
+            run_id=run_id,
+            created_utc=utc_now(),
+            started_utc=clock.anchor_utc,
+            versions=versions(),
+        ).merged(manifest)
+        path = runs_root / run_id
+        try:
+            _make_folder(path, files, started)
+            return cls._open(path, clock, started, channels, threaded=threaded)
+        except (OSError, sqlite3.Error) as error:
+            raise BundleError(
+                f"{path}: cannot open a bundle here: {error}; check space and permissions"
+            ) from error
+
+    @classmethod
+    def _open(
+        cls,
+        path: Path,
+        clock: RunClock,
+        manifest: Manifest,
+        channels: Mapping[str, str],
+        *,
+        threaded: bool,
+    ) -> Self:
+        lock = FolderLock(path)
+        if not lock.acquire():
+            raise BundleError(f"{path}: another process has this bundle in hand")
+        waiters = Waiters()
+        syncer = _syncer(path) if threaded else None
+        meta = {"run_id": manifest.run_id, "anchor_utc": clock.anchor_utc.isoformat()}
+        recorder = Recorder(
+            EventStore(path / EVENTS_FILE),
+            SampleStore(path / INFLIGHT_FILE, meta=meta, units=channels),
+            path / LOG_FILE,
+            syncer=syncer,
+            on_change=waiters.wake,
+        )
+        if syncer is not None:
+            syncer.on_error = recorder.sync_failed
+            syncer.start()
+            recorder.start()
+        return cls(path, clock, manifest, recorder, waiters, lock, threaded=threaded)
+
+    @property
+    def health(self) -> RecorderHealth:
+        """How the recorder is doing, now."""
+        recorder = self._recorder
+        return RecorderHealth(
+            queue_depth=recorder.pending_events,
+            lag_s=recorder.lag_s,
+            pending_samples=recorder.pending_samples + len(self._buffer),
+            dropped_samples=recorder.dropped,
+            failed=recorder.failed,
+            failures=recorder.failures,
+            heartbeat_at_s=self._heartbeat_at_s,
+        )
+
+    def write_event(
+        self,
+        *,
+        kind: str,
+        message: str,
+        severity: Severity = "info",
+        source: str,
+        t_mono_ns: int,
+        t_utc: datetime,
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Take an event; never blocks, never drops it, never raises for what the metadata holds."""
+        text = metadata_json(metadata)
+        row = EventRow(t_mono_ns, t_utc.isoformat(), kind, severity, source, message, text)
+        self._recorder.put_event(row)
+
+    def write_samples(self, samples: Sequence[Sample]) -> None:
+        """Take samples; never blocks. They are handed to the recorder every ``FLUSH_S``."""
+        self._buffer.extend(samples)
+        if len(self._buffer) >= MAX_BUFFERED_SAMPLES:
+            self.flush()
+
+    def log(self, record: Mapping[str, Any]) -> None:
+        """Take one record of ``run.log``, JSON lines; never blocks."""
+        self._recorder.put_log(metadata_json(record).encode() + b"\n")
+
+    def flush(self) -> None:
+        """Hand over the samples gathered so far."""
+        if len(self._buffer):
+            self._recorder.put_batches(self._buffer.take())
+        if not self._threaded:
+            self._recorder.pump()
+
+    async def committed(self) -> None:
+        """Return once every event written so far is in the file and so survives the process.
+
+        Raises:
+            BundleError: the recorder cannot write; what asked for it must not go on.
+        """
+        recorder = self._recorder
+        if not self._threaded:
+            recorder.pump()
+        wanted = recorder.taken
+        with trio.move_on_after(COMMIT_TIMEOUT_S) as deadline:
+            await self._waiters.wait_until(
+                lambda: recorder.committed >= wanted or recorder.failed is not None
+            )
+        if recorder.committed >= wanted:
+            return
+        if deadline.cancelled_caught:
+            raise BundleError(
+                f"{self.path}: the recorder has not answered for {COMMIT_TIMEOUT_S:g} s; "
+                f"check the disk"
+            )
+        raise BundleError(f"{recorder.failed}; check the disk")
+
+    async def wait_failed(self) -> str:
+        """Return, in words, why the recorder cannot write, once it cannot."""
+        recorder = self._recorder
+        await self._waiters.wait_until(lambda: recorder.failed is not None)
+        return recorder.failed or "the recorder failed and has recovered"
+
+    async def run(self, *, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
+        """Hand over samples every ``FLUSH_S`` and watch the recorder, until closed."""
+        task_status.started()
+        while not self._closed:
+            self._pings += 1
+            self._recorder.ping(self._pings)
+            self.flush()
+            with trio.move_on_after(FLUSH_S):
+                await self._closing.wait()
+            if self._recorder.answered == self._pings:
+                self._heartbeat_at_s = trio.current_time()
+
+    async def close(
+        self, *, run_status: RunStatus, exit_reason: str, extra: Mapping[str, Any]
+    ) -> None:
+        """Commit what is left, write the outcome into the manifest, end the threads.
+
+        Takes at most about ``CLOSE_TIMEOUT_S``, whatever the disk does; what could not be written
+        is counted in the manifest, or, when that cannot be written either, in ``health``.
+        A second call does nothing.
+        """
+        if self._closed:
+            return
+        self.flush()
+        self._closed = True
+        self._closing.set()
+        outcome = {
+            "run_status": run_status,
+            "bundle_status": "finalizing",
+            "exit_reason": exit_reason,
+            "ended_utc": self._clock.t_utc(),
+            "duration_s": self._clock.t_mono_s(),
+        }
+        values = dict(extra) | outcome
+        if not self._threaded:
+            self._finish(values)
+            return
+        with trio.move_on_after(CLOSE_TIMEOUT_S + 1, shield=True):
+            await trio.to_thread.run_sync(self._finish, values, abandon_on_cancel=True)
+
+    def _finish(self, values: Mapping[str, Any]) -> None:
+        recorder = self._recorder
+        recorder.stop(CLOSE_TIMEOUT_S - 2)
+        stats = RecorderStats(
+            events=recorder.committed,
+            events_lost=recorder.pending_events,
+            samples=recorder.stored,
+            samples_dropped=recorder.dropped,
+            samples_lost=recorder.pending_samples,
+            failures=recorder.failures,
+            last_failure=recorder.last_failure,
+        )
+        try:
+            write_manifest(
+                self.path, self._manifest.merged({**values, "recorder": stats.model_dump()})
+            )
+        except OSError as error:
+            recorder.fail(f"{self.path}: the manifest cannot be written: {error}")
+        self._lock.release()
+
+
+def _syncer(path: Path) -> Syncer:
+    return Syncer([path / EVENTS_FILE, path / INFLIGHT_FILE], [path / LOG_FILE])
+
+
+def _make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> None:
+    """Make the folder under another name and rename it, so that it is there whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.exists():
+        raise BundleError(f"{path}: there is a bundle of this name already")
+    building = path.with_name(f".{path.name}.new")
+    building.mkdir()
+    try:
+        for name, text in files.items():
+            write_atomically(building / name, text.encode())
+        write_manifest(building, manifest)
+        building.rename(path)
+    except BaseException:
+        shutil.rmtree(building, ignore_errors=True)
+        raise
+    fsync_dir(path.parent)

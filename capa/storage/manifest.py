@@ -1,0 +1,195 @@
+"""``manifest.json``: what a bundle is, how its run ended, what it holds."""
+
+import json
+import platform
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from datetime import datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, ValidationError
+
+from capa.errors import BundleError
+from capa.models import Frozen
+from capa.storage.atomic import write_atomically
+from capa.storage.events import metadata_json
+
+__all__ = [
+    "FORMAT_VERSION",
+    "MANIFEST_FILE",
+    "BundleStatus",
+    "ChannelQuality",
+    "FileEntry",
+    "Manifest",
+    "RecorderStats",
+    "RunStatus",
+    "VerdictEntry",
+    "read_manifest",
+    "versions",
+    "write_manifest",
+]
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+
+RunStatus = Literal["running", "completed", "aborted", "crashed"]
+BundleStatus = Literal["open", "finalizing", "sealed", "verification_failed"]
+
+
+class FileEntry(Frozen):
+    """One file of a sealed bundle; ``rows`` where it is a table."""
+
+    sha256: str
+    size: int
+    rows: int | None = None
+
+
+class VerdictEntry(Frozen):
+    """How a channel was left at the end: its safe value, and whether that was proven."""
+
+    value: float | None = None
+    verdict: str
+    readback: float | None = None
+    detail: str = ""
+    at_s: float | None = None
+    channel: str | None = None
+
+
+class ChannelQuality(Frozen):
+    """What was recorded of one channel; times in ns since arm."""
+
+    samples: int
+    unusable: int = 0
+    first_ns: int | None = None
+    last_ns: int | None = None
+
+
+class RecorderStats(Frozen):
+    """What the recorder took, and what it had to give up."""
+
+    events: int = 0
+    events_lost: int = 0
+    samples: int = 0
+    samples_dropped: int = 0
+    samples_lost: int = 0
+    failures: int = 0
+    last_failure: str | None = None
+
+
+class Manifest(Frozen):
+    """The whole manifest; ``custom`` takes what has no field of its own."""
+
+    format_version: int = FORMAT_VERSION
+    run_id: str
+    run_status: RunStatus = "running"
+    bundle_status: BundleStatus = "open"
+    exit_reason: str = ""
+    created_utc: datetime | None = None
+    started_utc: datetime | None = None
+    ended_utc: datetime | None = None
+    sealed_utc: datetime | None = None
+    duration_s: float | None = None
+    operator: dict[str, Any] | str | None = None
+    sample: dict[str, Any] = Field(default_factory=dict)
+    tags: tuple[str, ...] = ()
+    procedure: dict[str, Any] | str | None = None
+    method: str | None = None
+    profile: str | None = None
+    authorization_id: str | None = None
+    verdicts: dict[str, VerdictEntry] = Field(default_factory=dict)
+    problems: tuple[dict[str, Any], ...] = ()
+    files: dict[str, FileEntry] = Field(default_factory=dict)
+    quality: dict[str, ChannelQuality] = Field(default_factory=dict)
+    recorder: RecorderStats | None = None
+    finalize_notes: tuple[str, ...] = ()
+    versions: dict[str, str] = Field(default_factory=dict)
+    custom: dict[str, Any] = Field(default_factory=dict)
+
+    def merged(self, values: Mapping[str, Any]) -> "Manifest":
+        """Return a manifest with these values; never fails for what they are.
+
+        What has no field, or does not fit its field, is kept as it is under ``custom``: a run's
+        outcome must not get lost over the shape of a detail.
+        """
+        plain = {key: _undress(value) for key, value in values.items()}
+        known = {key: value for key, value in plain.items() if key in _FIELDS}
+        custom = {key: value for key, value in plain.items() if key not in _FIELDS}
+        base = self.model_dump()
+        try:
+            return Manifest.model_validate(_with_custom(base | known, custom))
+        except ValidationError as error:
+            misfits = {str(problem["loc"][0]) for problem in error.errors()}
+        fitting = {key: value for key, value in known.items() if key not in misfits}
+        custom |= {key: value for key, value in known.items() if key in misfits}
+        return Manifest.model_validate(_with_custom(base | fitting, custom))
+
+
+_FIELDS = frozenset(Manifest.model_fields)
+
+
+def _with_custom(fields: dict[str, Any], custom: Mapping[str, Any]) -> dict[str, Any]:
+    if not custom:
+        return fields
+    own = fields.get("custom")
+    return fields | {"custom": (own if isinstance(own, dict) else {}) | _jsonable(custom)}
+
+
+def _jsonable(values: Mapping[str, Any]) -> dict[str, Any]:
+    result: dict[str, Any] = json.loads(metadata_json(values))
+    return result
+
+
+def _undress(value: object) -> object:
+    """Turn dataclasses (verdicts, problems) into dicts, at any depth."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return _undress(asdict(value))
+    if isinstance(value, Mapping):
+        return {key: _undress(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return tuple(_undress(item) for item in value)
+    return value
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a bundle was made with."""
+    try:
+        capa = version("capa")
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        capa = "unknown"
+    return {"capa": capa, "python": platform.python_version(), "platform": platform.platform()}
+
+
+def write_manifest(folder: Path, manifest: Manifest) -> None:
+    """Replace the manifest of a bundle.
+
+    Raises:
+        OSError: the disk refuses; the old one is still there.
+    """
+    text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, default=str)
+    write_atomically(folder / MANIFEST_FILE, text.encode() + b"\n")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read the manifest of a bundle.
+
+    Raises:
+        BundleError: it is missing, unreadable, or of a format newer than this version knows.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        data = json.loads(path.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
+    except ValueError as error:
+        raise BundleError(f"{path}: is not JSON ({error}); was it cut or edited?") from error
+    found = data.get("format_version") if isinstance(data, dict) else None
+    if isinstance(found, int) and found > FORMAT_VERSION:
+        raise BundleError(
+            f"{path}: has format {found}, this capa knows up to {FORMAT_VERSION}; use a newer capa"
+        )
+    try:
+        return Manifest.model_validate(data)
+    except ValidationError as error:
+        raise BundleError(f"{path}: is not a manifest: {error}") from error
