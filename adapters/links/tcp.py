@@ -1,6 +1,8 @@
 """TCP: device servers and instruments with an Ethernet port of their own."""
 
+import os
 import socket
+from functools import partial
 from typing import Final
 
 import trio
@@ -70,4 +72,5 @@ def _tuned(stream: trio.SocketStream) -> FdStream:
         (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_PROBES),
     ):
         own.setsockopt(level, option, value)
-    return FdStream(own.fileno(), own.close)
+    fd = own.detach()
+    return FdStream(fd, partial(os.close, fd))

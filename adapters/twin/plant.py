@@ -43,7 +43,7 @@ class Plant:
     Args:
         table: the profile's ``[twin]``: ``TwinSettings``, and a table for each thing, named
             ``furnace``, ``gas`` or ``sample``, with a number behind it when there are several.
-            A thing without a table, once somebody asks for it, has the default settings.
+            There is always one of each; a thing without a table has the default settings.
         clock: seconds of any origin; None if only ``advance_to`` moves time.
 
     Raises:
@@ -65,7 +65,7 @@ class Plant:
         self._stepping = False
         self._ticks: list[Callable[[float], None]] = []
         self._things: dict[str, Thing] = {}
-        for name in self._tables:
+        for name in (*KINDS, *self._tables):
             self._thing(name)
 
     def now_s(self) -> float:
