@@ -1,0 +1,181 @@
+"""What must hold before a run is armed; nothing here touches a device or a bundle."""
+
+from collections.abc import Mapping
+from typing import Any, NoReturn
+
+import trio
+from pydantic import ValidationError
+
+from capa.config.problems import Problem
+from capa.experiment.procedures.base import (
+    ChannelRequirement,
+    Procedure,
+    ProcedureContext,
+    ProcedureError,
+)
+from capa.runtime.rig import Rig
+
+__all__ = ["PREFLIGHT_BUDGET_S", "NoBundleYet", "is_blocking", "make_procedure", "preflight"]
+
+PREFLIGHT_BUDGET_S = 10.0
+
+
+class NoBundleYet:
+    """Stands where the bundle writer will be, and refuses: preflight comes before the bundle."""
+
+    def write_event(self, **_event: object) -> NoReturn:
+        """Refuse."""
+        raise ProcedureError("preflight can't write events: the bundle is opened after it")
+
+
+def is_blocking(problem: Problem) -> bool:
+    """Whether a problem stands against arming."""
+    return problem.blocking
+
+
+def make_procedure(
+    cls: type[Procedure], config: Mapping[str, Any], version: str | None
+) -> Procedure | list[Problem]:
+    """Make a procedure from ``procedure.config``, or say what is wrong with it."""
+    if version is not None and version != cls.version:
+        return [
+            Problem(
+                code="procedure.version",
+                message=f"the experiment asks for {cls.id} {version}, installed is {cls.version}",
+                hint="install that version, or change the experiment",
+            )
+        ]
+    try:
+        return _construct(cls, dict(config))
+    except ValidationError as error:
+        return [_config_problem(cls, detail) for detail in error.errors()]
+    except Exception as error:  # noqa: BLE001 - a plug-in's constructor may raise anything
+        return [_raised(cls, "from_config", error)]
+
+
+def _construct(cls: type[Procedure], config: dict[str, Any]) -> Procedure:
+    from_config = getattr(cls, "from_config", None)
+    if from_config is not None:
+        made: Procedure = from_config(config)
+        return made
+    return cls(**cls.config_model.model_validate(config).model_dump())
+
+
+def _config_problem(cls: type[Procedure], detail: Mapping[str, Any]) -> Problem:
+    place = ".".join(str(part) for part in detail["loc"])
+    return Problem(
+        code="procedure.config",
+        where=f"procedure.config.{place}" if place else "procedure.config",
+        message=f"{cls.id}: {detail['msg']} (got {detail['input']!r})",
+        hint="known keys: " + ", ".join(cls.config_model.model_fields),
+    )
+
+
+async def preflight(
+    rig: Rig, procedure: Procedure, ctx: ProcedureContext, *, trip: str
+) -> list[Problem]:
+    """Return everything that stands against arming, and what is merely odd."""
+    problems = _rig_problems(rig, trip)
+    problems += _requirement_problems(rig, procedure)
+    return problems + await _procedure_problems(procedure, ctx)
+
+
+def _rig_problems(rig: Rig, trip: str) -> list[Problem]:
+    """A tripped rig, or one with a silent device that must answer, arms nothing."""
+    problems = []
+    if trip:
+        problems.append(
+            Problem(
+                code="rig.tripped",
+                message=f"the rig is tripped: {trip}",
+                hint="mend the cause, then clear the trip with a name and a reason",
+            )
+        )
+    silent = (spec for spec in rig.profile.devices if not rig.answers(spec.name))
+    return problems + [
+        Problem(
+            code="rig.device_silent",
+            message=f"{spec.name} does not answer: {rig.health(spec.name).detail}",
+            blocking=spec.required,
+            where=f"device {spec.name} on link {spec.link}",
+            hint="check power, cable and address",
+        )
+        for spec in silent
+    ]
+
+
+def _requirement_problems(rig: Rig, procedure: Procedure) -> list[Problem]:
+    offered = {flag for device in rig.devices.values() for flag in device.capabilities}
+    missing = [flag for flag in procedure.required_capabilities if flag not in offered]
+    problems = [
+        Problem(
+            code="procedure.capability",
+            message=f"{procedure.id} needs a device that can {flag!r}; {rig.profile_file} has none",
+        )
+        for flag in missing
+    ]
+    lacking = (wanted for wanted in procedure.required_channels if not _has(rig, wanted))
+    return problems + [_channel_problem(rig, procedure, wanted) for wanted in lacking]
+
+
+def _has(rig: Rig, wanted: ChannelRequirement) -> bool:
+    specs = (rig.registry.resolve(name).spec for name in rig.registry.names)
+    return any(
+        wanted.name in (None, spec.name)
+        and wanted.kind in (None, spec.kind)
+        and (spec.commandable or not wanted.commandable)
+        for spec in specs
+    )
+
+
+def _channel_problem(rig: Rig, procedure: Procedure, wanted: ChannelRequirement) -> Problem:
+    what = " ".join(
+        part
+        for part in (
+            "a commandable" if wanted.commandable else "a",
+            f"{wanted.kind} channel" if wanted.kind else "channel",
+            f"called {wanted.name!r}" if wanted.name else "",
+        )
+        if part
+    )
+    return Problem(
+        code="procedure.channel",
+        message=f"{procedure.id} needs {what}; {rig.profile_file} has none",
+        hint=wanted.reason or None,
+    )
+
+
+async def _procedure_problems(procedure: Procedure, ctx: ProcedureContext) -> list[Problem]:
+    """Ask the procedure itself, within a deadline; a raise or rubbish is one blocking problem."""
+    cls = type(procedure)
+    with trio.move_on_after(PREFLIGHT_BUDGET_S):
+        try:
+            problems = await procedure.preflight(ctx)
+        except ProcedureError as error:
+            return [Problem(code="procedure.error", message=str(error))]
+        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+            return [_raised(cls, "preflight", error)]
+        if isinstance(problems, list) and all(isinstance(one, Problem) for one in problems):
+            return problems
+        return [
+            Problem(
+                code="procedure.preflight_result",
+                message=f"{cls.id}: preflight returned {problems!r}",
+                hint="return a list of Problem; an empty one means: good to arm",
+            )
+        ]
+    return [
+        Problem(
+            code="procedure.preflight_hangs",
+            message=f"{cls.id}: preflight did not return within {PREFLIGHT_BUDGET_S:g} s",
+            hint="preflight checks configuration; waiting and device reads belong into run",
+        )
+    ]
+
+
+def _raised(cls: type[Procedure], where: str, error: Exception) -> Problem:
+    return Problem(
+        code=f"procedure.{where}_raised",
+        message=f"{cls.id}: {where} raised {type(error).__name__}: {error}",
+        hint="report this to the author of the procedure",
+    )

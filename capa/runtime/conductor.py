@@ -1,0 +1,556 @@
+"""One run from arming to the sealed bundle, inside a rig that outlives it.
+
+However the procedure ends (returns, raises, ignores a stop, is cancelled from above), the same
+follows, in bounded shields: the gate is closed to the run, the safe state is driven and its
+verdicts recorded as values, the recorder is drained, the bundle is sealed by a child process.
+
+The run's authorization ends *before* the safe state is driven, not after it: nothing that a
+procedure left behind in a link's queue may follow the safe value.
+"""
+
+import traceback
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from capa.channels.sample import Sample
+from capa.clock import RunClock, utc_now
+from capa.config.check import check_method
+from capa.config.problems import Problem
+from capa.errors import BundleError
+from capa.experiment.authorization import Authorization
+from capa.experiment.executor import MethodExecutor
+from capa.experiment.procedures.base import (
+    AdapterView,
+    Procedure,
+    ProcedureContext,
+    ResolvedRecordingPlan,
+)
+from capa.runtime.arming import NoBundleYet, is_blocking, make_procedure, preflight
+from capa.runtime.databus import Tap
+from capa.runtime.gate import Gate
+from capa.runtime.progress import RunProgress, progress_of
+from capa.runtime.report import Outcome, RunReport, RunRequest
+from capa.runtime.rig import Rig
+from capa.runtime.run_log import RunLog
+from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.stop import StopSignal
+from capa.storage.bundle import BundleWriter, new_run_id
+from capa.storage.finalize import finalize_in_child
+
+__all__ = ["Conductor", "RunReport", "RunRequest"]
+
+CLOSE_BUDGET_S = 15.0
+FINALIZE_BUDGET_S = 120.0
+RECORDER_PATIENCE_S = 10.0
+"""How long the recorder may fail before the run is given up: data would be lost unseen."""
+
+Severity = Literal["info", "warning", "error"]
+_SEVERITY: Mapping[Verdict, Severity] = {
+    Verdict.PROVEN: "info",
+    Verdict.COMMANDED: "warning",
+    Verdict.UNREACHABLE: "error",
+}
+
+
+class Finalized(Protocol):
+    """What sealing came to."""
+
+    @property
+    def bundle_status(self) -> str:
+        """The manifest's ``bundle_status`` afterwards."""
+        ...
+
+
+Finalize = Callable[[Path], Awaitable[Finalized]]
+
+
+@dataclass(slots=True)
+class _Active:
+    """The run in progress, and the facts from which its outcome follows."""
+
+    request: RunRequest
+    clock: RunClock
+    authorization: Authorization
+    executor: MethodExecutor
+    log: RunLog
+    started_utc: datetime
+    stop: StopSignal = field(default_factory=StopSignal)
+    second_stop: StopSignal = field(default_factory=StopSignal)
+    problems: list[Problem] = field(default_factory=list)
+    procedure: Procedure | None = None
+    ctx: ProcedureContext | None = None
+    bundle: BundleWriter | None = None
+    returned: bool = False
+    failure: str = ""
+    verdicts: dict[str, ChannelVerdict] = field(default_factory=dict)
+
+    def outcome(self) -> tuple[Outcome, str]:
+        """Say how the run ended, and why."""
+        if self.failure:
+            return "crashed", self.failure
+        if self.stop.is_set():
+            return "aborted", self.stop.reason
+        if self.returned:
+            return "completed", "the procedure ran to its end"
+        return "aborted", "the run was cancelled from above"
+
+    def event(
+        self,
+        kind: str,
+        message: str,
+        *,
+        severity: Severity = "info",
+        metadata: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write an event of the conductor's own."""
+        if self.bundle is None:
+            return
+        t_mono_ns = self.clock.t_mono_ns()
+        self.bundle.write_event(
+            kind=kind,
+            message=message,
+            severity=severity,
+            source="conductor",
+            t_mono_ns=t_mono_ns,
+            t_utc=self.clock.utc_at(t_mono_ns),
+            metadata=metadata,
+        )
+
+
+class Conductor:
+    """Runs one request at a time. ``last_report`` survives even a cancelled ``run``.
+
+    Args:
+        rig: the open rig.
+        procedures: the procedures there are, by id.
+        runs_root: where bundles go.
+        grace_s: how long a procedure may take to return after a stop before it is cancelled.
+        safing_budget_s: how long driving the safe state may take.
+        log: a structlog logger.
+        on_progress: called when a step begins, ends, or knows more.
+        gate: the rig's gate; one is made when there is none.
+        finalize: seals a closed bundle; a child process by default.
+        threaded: whether the recorder has threads of its own; not in virtual time.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        *,
+        procedures: Mapping[str, type[Procedure]],
+        runs_root: Path,
+        grace_s: float,
+        safing_budget_s: float,
+        log: FilteringBoundLogger,
+        on_progress: Callable[[RunProgress], None] | None = None,
+        gate: Gate | None = None,
+        finalize: Finalize = finalize_in_child,
+        threaded: bool = True,
+    ) -> None:
+        self._rig = rig
+        self._procedures = procedures
+        self._runs_root = runs_root
+        self._grace_s = grace_s
+        self._safing_budget_s = safing_budget_s
+        self._log = log
+        self._on_progress = on_progress
+        self.gate = Gate(rig, log=log) if gate is None else gate
+        self._finalize = finalize
+        self._threaded = threaded
+        self._active: _Active | None = None
+        self.last_report: RunReport | None = None
+
+    @property
+    def progress(self) -> RunProgress | None:
+        """Where the run in progress is; None between runs."""
+        active = self._active
+        if active is None or active.bundle is None:
+            return None
+        run_id = active.bundle.run_id
+        return progress_of(run_id, active.executor, self._rig.bus, self._rig.registry)
+
+    @property
+    def metadata(self) -> dict[str, Any] | None:
+        """Return the run's scratch pad, on which a prompt is confirmed; None between runs."""
+        return self._active.ctx.metadata if self._active and self._active.ctx else None
+
+    @property
+    def bundle(self) -> BundleWriter | None:
+        """The bundle being recorded, for its health; None between runs."""
+        return self._active.bundle if self._active else None
+
+    def stop(self, reason: str) -> None:
+        """Ask the run to stop; asked again, end the cool-down dwell of what follows the stop."""
+        active = self._active
+        if active is None:
+            return
+        first = not active.stop.is_set()
+        active.event(
+            "run.stop_requested" if first else "run.cooldown_ended",
+            reason,
+            severity="warning",
+            metadata={"reason": reason},
+        )
+        (active.stop if first else active.second_stop).set(reason)
+
+    async def run(self, request: RunRequest) -> RunReport:
+        """Conduct one run; its end, good or bad, is the report, not an exception."""
+        if self._active is not None:
+            raise RuntimeError("a run is in progress; one rig conducts one run at a time")
+        active = self._active = self._begin(request)
+        try:
+            if not await self._arm(active):
+                return self._refused(active)
+            await self._conduct(active)
+        finally:
+            self._active = None
+        if self.last_report is None:
+            raise RuntimeError("the run ended without a report")
+        return self.last_report
+
+    # --- arming ---------------------------------------------------------------------------------
+
+    def _begin(self, request: RunRequest) -> _Active:
+        self.last_report = None
+        authorization = Authorization.mint(request.operator_id)
+        log = RunLog(self._log, source=request.source_name)
+        executor = MethodExecutor()
+        active = _Active(
+            request, RunClock.start(), authorization, executor, log, started_utc=utc_now()
+        )
+        executor.cooldown_stop = active.second_stop
+        executor.on_step = self._stepped
+        return active
+
+    async def _arm(self, active: _Active) -> bool:
+        """Check everything, then open the bundle; False when the run is refused."""
+        procedure = self._make_procedure(active)
+        if procedure is None:
+            return False
+        ctx = active.ctx = active.executor.ctx = self._context(active)
+        active.problems += self._method_problems(active, procedure)
+        active.problems += await preflight(self._rig, procedure, ctx, trip=self.gate.trip)
+        if any(map(is_blocking, active.problems)):
+            return False
+        active.procedure = procedure
+        return await self._open_bundle(active, procedure)
+
+    def _make_procedure(self, active: _Active) -> Procedure | None:
+        wanted = active.request.experiment.procedure
+        cls = self._procedures.get(wanted.id)
+        if cls is None:
+            known = ", ".join(sorted(self._procedures))
+            message = f"no procedure {wanted.id!r} is installed"
+            active.problems.append(
+                Problem(code="procedure.unknown", message=message, hint=f"there are: {known}")
+            )
+            return None
+        made = make_procedure(cls, wanted.config, wanted.version)
+        if isinstance(made, list):
+            active.problems += made
+            return None
+        return made
+
+    def _context(self, active: _Active) -> ProcedureContext:
+        return ProcedureContext(
+            clock=active.clock,
+            config=active.request.experiment,
+            bundle_writer=NoBundleYet(),
+            databus=self._rig.bus,
+            logger=active.log,
+            external_stop=active.stop,
+            instruments=self._rig.registry,
+            adapters=_views(self._rig),
+            authorization=active.authorization,
+            dispatcher=self.gate,
+            method_executor=active.executor,
+        )
+
+    def _method_problems(self, active: _Active, procedure: Procedure) -> list[Problem]:
+        method = active.request.experiment.method
+        if method is None:
+            return []
+        handlers = getattr(procedure, "custom_handler_ids", None)
+        return check_method(
+            method,
+            self._rig.profile,
+            handlers=None if handlers is None else frozenset(handlers),
+            file=active.request.source_name,
+        )
+
+    async def _open_bundle(self, active: _Active, procedure: Procedure) -> bool:
+        create = partial(
+            BundleWriter.create,
+            self._runs_root,
+            new_run_id(active.clock.anchor_utc),
+            active.clock,
+            files=_files(active.request),
+            manifest=_manifest(active, procedure, self._rig),
+            channels={n: self._rig.registry.resolve(n).spec.unit for n in self._rig.registry.names},
+            threaded=self._threaded,
+        )
+        try:
+            active.bundle = await trio.to_thread.run_sync(create) if self._threaded else create()
+        except BundleError as error:
+            active.problems.append(
+                Problem(code="bundle.open_failed", message=str(error), hint="free the disk")
+            )
+            return False
+        return True
+
+    def _refused(self, active: _Active) -> RunReport:
+        active.authorization.disarm()
+        blocking = [str(problem) for problem in active.problems if problem.blocking]
+        report = RunReport(
+            run_id=None,
+            run_status="refused",
+            bundle_status="none",
+            exit_reason="; ".join(blocking),
+            started_utc=active.started_utc,
+            ended_utc=utc_now(),
+            problems=tuple(active.problems),
+        )
+        self.last_report = report
+        return report
+
+    # --- the run ---------------------------------------------------------------------------------
+
+    async def _conduct(self, active: _Active) -> None:
+        """Walk, then wind up; no checkpoint lies between the open bundle and the ``try``."""
+        bundle, ctx, procedure = active.bundle, active.ctx, active.procedure
+        if bundle is None or ctx is None or procedure is None:
+            raise RuntimeError("a run is conducted only once it is armed")
+        recording = trio.CancelScope(shield=True)
+        budget_s = self._safing_budget_s + CLOSE_BUDGET_S + FINALIZE_BUDGET_S
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_record, bundle, recording, active)
+            tap = _tap(bundle, procedure, self._rig)
+            try:
+                self._start(active, bundle, ctx, procedure, tap)
+                await self._walk(active, procedure, ctx)
+            finally:
+                with trio.move_on_after(budget_s, shield=True):
+                    await self._make_safe(active)
+                    self._rig.bus.remove_tap(tap)
+                    await self._wind_up(active, bundle, ctx)
+                recording.cancel()
+
+    def _start(
+        self,
+        active: _Active,
+        bundle: BundleWriter,
+        ctx: ProcedureContext,
+        procedure: Procedure,
+        tap: Tap,
+    ) -> None:
+        ctx.bundle_writer = bundle
+        active.log.write = bundle.log
+        self.gate.begin_run(active.authorization, bundle, active.clock)
+        self._rig.start_run()
+        self._rig.bus.add_tap(tap)
+        active.event(
+            "run.armed",
+            f"{active.request.source_name}: {procedure.id} in the name of "
+            f"{active.authorization.issued_by}",
+            metadata={"authorization_id": active.authorization.id, "procedure": procedure.id},
+        )
+        for problem in active.problems:
+            active.event("run.problem", str(problem), severity="warning", metadata=asdict(problem))
+
+    async def _walk(self, active: _Active, procedure: Procedure, ctx: ProcedureContext) -> None:
+        """Run the procedure in a scope of its own; its end is recorded, never raised.
+
+        Cancellation from above, and ``KeyboardInterrupt``, pass through.
+        """
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._enforce_grace, active, nursery.cancel_scope)
+            nursery.start_soon(_watch_recorder, active, nursery.cancel_scope)
+            try:
+                await procedure.run(ctx)
+                active.returned = True
+            except Exception as error:  # noqa: BLE001 - a crashed procedure must not end the daemon
+                _crashed(active, error)
+            nursery.cancel_scope.cancel()
+
+    async def _enforce_grace(self, active: _Active, scope: trio.CancelScope) -> None:
+        """Cancel a procedure that has not returned ``grace_s`` after the stop.
+
+        While the executor cools the rig down by a ``safe_shutdown``, the grace has not begun.
+        """
+        await active.stop.wait()
+        deadline_s = trio.current_time() + self._grace_s
+        while (now_s := trio.current_time()) < deadline_s:
+            until_s = active.executor.cooldown_until_s
+            if until_s is not None and not active.second_stop.is_set():
+                deadline_s = max(deadline_s, until_s + self._grace_s)
+            await trio.sleep(min(deadline_s - now_s, self._grace_s / 4))
+        active.failure = (
+            f"the procedure had not returned {self._grace_s:g} s after the stop "
+            f"({active.stop.reason}), and was cancelled"
+        )
+        scope.cancel()
+
+    # --- afterwards ------------------------------------------------------------------------------
+
+    async def _make_safe(self, active: _Active) -> None:
+        self.gate.end_run()
+        active.event("authorization.disarmed", f"authorization {active.authorization.id} ended")
+        active.verdicts = await drive_safe_state(
+            self._rig, budget_s=self._safing_budget_s, on_write=self.gate.note
+        )
+        for verdict in active.verdicts.values():
+            active.event(
+                "safe_state.verdict",
+                f"{verdict.channel} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}",
+                severity=_SEVERITY[verdict.verdict],
+                metadata=_plain(verdict),
+            )
+
+    async def _wind_up(self, active: _Active, bundle: BundleWriter, ctx: ProcedureContext) -> None:
+        """Record the outcome, close the bundle, have it sealed, and make the report."""
+        status, reason = active.outcome()
+        active.event(
+            "run.ended",
+            f"{status}: {reason}",
+            severity="info" if status == "completed" else "warning",
+            metadata={"run_status": status, "exit_reason": reason},
+        )
+        active.log.info("run.ended", run_status=status, reason=reason)
+        extra = {
+            "verdicts": {name: _plain(verdict) for name, verdict in active.verdicts.items()},
+            "steps": [asdict(step) for step in active.executor.records],
+            "custom": {**active.request.experiment.custom, **ctx.metadata.get("custom", {})},
+        }
+        active.log.write = None
+        await bundle.close(run_status=_recorded(status), exit_reason=reason, extra=extra)
+        self.last_report = self._report(active, status, reason, "finalizing")
+        sealed = await self._seal(bundle.path)
+        self.last_report = self._report(active, status, reason, sealed)
+
+    async def _seal(self, path: Path) -> str:
+        """Seal the bundle; a finalizer that fails leaves it to be finalized again later."""
+        with trio.move_on_after(FINALIZE_BUDGET_S):
+            try:
+                return (await self._finalize(path)).bundle_status
+            except (OSError, BundleError) as error:
+                self._log.warning("bundle.not_sealed", bundle=str(path), message=str(error))
+        return "finalizing"
+
+    def _report(self, active: _Active, status: Outcome, reason: str, sealed: str) -> RunReport:
+        bundle = active.bundle
+        return RunReport(
+            run_id=None if bundle is None else bundle.run_id,
+            run_status=status,
+            bundle_status=sealed,
+            exit_reason=reason,
+            started_utc=active.started_utc,
+            ended_utc=utc_now(),
+            verdicts=active.verdicts,
+            bundle=None if bundle is None else bundle.path,
+            problems=tuple(active.problems),
+            steps=tuple(active.executor.records),
+        )
+
+    def _stepped(self) -> None:
+        if self._on_progress is not None and (progress := self.progress) is not None:
+            self._on_progress(progress)
+
+
+async def _record(bundle: BundleWriter, recording: trio.CancelScope, active: _Active) -> None:
+    """Keep the recorder going until the run is wound up, whatever is cancelled above."""
+    with recording:
+        try:
+            await bundle.run()
+        except BundleError as error:
+            active.failure = active.failure or f"the recorder failed: {error}"
+
+
+async def _watch_recorder(active: _Active, scope: trio.CancelScope) -> None:
+    """Give the run up when the recorder has failed for too long to be trusted again."""
+    if active.bundle is None:
+        return
+    while True:
+        await active.bundle.wait_failed()
+        await trio.sleep(RECORDER_PATIENCE_S)
+        if (failed := active.bundle.health.failed) is not None:
+            active.failure = f"nothing could be recorded for {RECORDER_PATIENCE_S:g} s: {failed}"
+            scope.cancel()
+
+
+def _crashed(active: _Active, error: Exception) -> None:
+    active.failure = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    active.log.error("run.crashed", message=active.failure, traceback=trace)
+    active.event(
+        "run.crashed",
+        active.failure,
+        severity="error",
+        metadata={"error_type": type(error).__name__, "error": str(error)},
+    )
+
+
+def _tap(bundle: BundleWriter, procedure: Procedure, rig: Rig) -> Tap:
+    """Return what hands samples to the recorder: all of them, or those the procedure planned."""
+    plan_capture = getattr(procedure, "plan_capture", None)
+    default = ResolvedRecordingPlan(recorded_channels=rig.registry.names)
+    plan = (plan_capture(default) if plan_capture is not None else None) or default
+    if plan.channel_mode == "all":
+        return bundle.write_samples
+    wanted = frozenset(plan.recorded_channels)
+
+    def only_planned(samples: Sequence[Sample]) -> None:
+        bundle.write_samples([sample for sample in samples if sample.channel in wanted])
+
+    return only_planned
+
+
+def _views(rig: Rig) -> dict[str, AdapterView]:
+    return {
+        name: AdapterView(
+            device.name, device.family, device.resource_id, device.capabilities, device.fields
+        )
+        for name, device in rig.devices.items()
+    }
+
+
+def _files(request: RunRequest) -> dict[str, str]:
+    files = {"config.toml": request.config_text, "hardware.toml": request.hardware_text}
+    if request.method_text is not None:
+        files["method.toml"] = request.method_text
+    return files
+
+
+def _manifest(active: _Active, procedure: Procedure, rig: Rig) -> dict[str, Any]:
+    experiment = active.request.experiment
+    return {
+        "operator": {**experiment.operator.model_dump(), "id": active.request.operator_id},
+        "sample": experiment.sample,
+        "tags": experiment.tags,
+        "procedure": {
+            "id": procedure.id,
+            "version": procedure.version,
+            "config": experiment.procedure.config,
+        },
+        "method": None if experiment.method is None else experiment.method.name,
+        "profile": rig.profile.name,
+        "authorization_id": active.authorization.id,
+        "problems": [asdict(problem) for problem in active.problems],
+        "custom": experiment.custom,
+        "source": active.request.source_name,
+    }
+
+
+def _plain(verdict: ChannelVerdict) -> dict[str, Any]:
+    return {**asdict(verdict), "verdict": str(verdict.verdict)}
+
+
+def _recorded(status: Outcome) -> Literal["completed", "aborted", "crashed"]:
+    """A refused run has no bundle, so its outcome never gets here."""
+    return "crashed" if status == "refused" else status

@@ -1,0 +1,324 @@
+"""The rig: its links, its devices, their poll loops. It lives as long as the daemon.
+
+Runs come and go inside it. Cancelling a run never cancels a link, so the safe state always has
+one to travel on.
+"""
+
+import math
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from functools import partial
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from capa.channels.derived import DerivedChannels
+from capa.channels.registry import Binding, ChannelRegistry
+from capa.channels.sample import Sample, Status
+from capa.config.hardware import HardwareProfile
+from capa.devices.adapter import (
+    AdapterFamily,
+    DeviceAdapter,
+    DeviceHealth,
+    FieldWrite,
+    Health,
+    Identity,
+    Reading,
+    WriteAck,
+)
+from capa.devices.link import Connector, Priority
+from capa.devices.registry import LinkClass, RunnableLink
+from capa.devices.spec import DeviceSpec, LinkSpec
+from capa.errors import CapaError, DeviceError, LinkClosedError
+from capa.runtime.databus import DataBus
+
+__all__ = ["Rig", "open_rig"]
+
+FAILURES_TO_DOWN = 3
+DOWN_POLL_S = 1.0
+"""How often a silent device is asked: each question costs its neighbours a reply time-out."""
+HEARTBEAT_S = 1.0
+"""A poll loop that sleeps longer than this still shows that it lives."""
+
+
+_Route = tuple[str, float, float]
+
+
+@dataclass(slots=True)
+class _Unit:
+    """One device as the rig keeps it: driver, health, and where its fields go."""
+
+    spec: DeviceSpec
+    adapter: DeviceAdapter
+    link: RunnableLink
+    routes: Mapping[str, tuple[_Route, ...]]
+    health: DeviceHealth = field(default_factory=DeviceHealth)
+    identity: Identity | None = None
+    last_turn_s: float = 0.0
+    answering: trio.Event = field(default_factory=trio.Event)
+    link_up: trio.Event = field(default_factory=trio.Event)
+
+    @property
+    def channels(self) -> tuple[str, ...]:
+        return tuple(channel for routes in self.routes.values() for channel, _, _ in routes)
+
+    def samples(self, readings: Sequence[Reading]) -> list[Sample]:
+        """Convert what the device said into what its channels are; the hot path."""
+        samples: list[Sample] = []
+        routes = self.routes
+        for reading in readings:
+            for channel, gain, offset in routes.get(reading.field, ()):
+                raw = reading.value
+                value = gain * raw + offset if reading.status.usable else math.nan
+                samples.append(Sample(channel, value, reading.at_s, reading.status, raw))
+        return samples
+
+    def lost(self) -> list[Sample]:
+        """Return one sample per channel that says: the device did not answer."""
+        at_s = trio.current_time()
+        return [Sample(name, math.nan, at_s, Status.COMM_ERROR) for name in self.channels]
+
+
+class Rig:
+    """Everything the profile declares, alive. Made by ``open_rig``."""
+
+    def __init__(
+        self,
+        profile: HardwareProfile,
+        registry: ChannelRegistry,
+        links: Mapping[str, RunnableLink],
+        units: Mapping[str, _Unit],
+        *,
+        profile_file: str,
+        log: FilteringBoundLogger,
+    ) -> None:
+        self.profile = profile
+        self.profile_file = profile_file
+        self.registry = registry
+        self.bus = DataBus()
+        self.links = links
+        self._units = units
+        self._derived = DerivedChannels.from_profile(profile)
+        self._log = log
+
+    @property
+    def devices(self) -> Mapping[str, DeviceAdapter]:
+        """The drivers by device name."""
+        return {name: unit.adapter for name, unit in self._units.items()}
+
+    @property
+    def identities(self) -> Mapping[str, Identity]:
+        """Who answered, for those that did."""
+        return {name: u.identity for name, u in self._units.items() if u.identity is not None}
+
+    def health(self, device: str) -> DeviceHealth:
+        """Return a device's state and counters."""
+        return self._units[device].health
+
+    def heartbeats(self) -> dict[str, float]:
+        """Return when each poll loop last came round, on trio's clock."""
+        return {f"poll:{name}": unit.last_turn_s for name, unit in self._units.items()}
+
+    def start_run(self) -> None:
+        """Begin what is counted from a run's start (a loss fraction's first mass)."""
+        self._derived.start_run()
+
+    async def wait_answering(self, timeout_s: float) -> dict[str, bool]:
+        """Wait until every device answers, at most so long; say which do."""
+        with trio.move_on_after(timeout_s):
+            for unit in self._units.values():
+                await unit.answering.wait()
+        return {name: unit.answering.is_set() for name, unit in self._units.items()}
+
+    def answers(self, device: str) -> bool:
+        """Whether a device has been opened and answered its last poll."""
+        return self._units[device].answering.is_set()
+
+    def link_of(self, channel: str) -> str:
+        """Return the name of the link that a channel's device is on."""
+        return self._units[self._binding(channel).device].spec.link
+
+    def tolerance(self, channel: str) -> float:
+        """How far a read-back may lie from the command and still prove it."""
+        return self._binding(channel).tolerance
+
+    async def write(self, channel: str, value: float, *, priority: Priority) -> WriteAck:
+        """Write a channel's command, read it back, both in the channel's unit.
+
+        For the gate and the safe state only: nothing here asks who may.
+
+        Raises:
+            LinkError, FrameError, DeviceError: as the driver found it.
+        """
+        binding = self._binding(channel)
+        if binding.command_field is None:
+            raise DeviceError(f"{channel} of {binding.device} takes no command")
+        conversion = binding.command_conversion
+        write = FieldWrite(binding.command_field, conversion.to_device(value))
+        ack = await self._units[binding.device].adapter.write(write, priority=priority)
+        if ack.readback is None:
+            return ack
+        return WriteAck(ack.accepted, ack.detail, conversion.to_channel(ack.readback))
+
+    def _binding(self, channel: str) -> Binding:
+        binding = self.registry.resolve(channel).binding
+        if binding is None:
+            raise DeviceError(f"{channel} is derived; no device is behind it")
+        return binding
+
+    async def _poll(self, unit: _Unit) -> None:
+        """Poll one device for ever, on absolute ticks; ticks that passed meanwhile are skipped."""
+        period_s = 1 / unit.spec.poll_hz
+        due_s = trio.current_time()
+        while True:
+            down = unit.health.consecutive_failures >= FAILURES_TO_DOWN
+            step_s = max(period_s, DOWN_POLL_S) if down else period_s
+            if not unit.link.is_up:
+                with trio.move_on_after(min(step_s, HEARTBEAT_S)):
+                    await unit.link_up.wait()
+            unit.last_turn_s = trio.current_time()
+            await self._turn(unit)
+            due_s = _next_due(due_s, step_s, trio.current_time())
+            if unit.link.is_up:
+                await _sleep_until(unit, due_s)
+
+    async def _turn(self, unit: _Unit) -> None:
+        """Open the device if need be, read it once, publish what came or that nothing came."""
+        try:
+            if not unit.answering.is_set():
+                unit.identity = await unit.adapter.open()
+            samples = unit.samples(await unit.adapter.poll())
+        except CapaError as error:
+            self._failed(unit, error)
+        except Exception as error:  # noqa: BLE001 - a driver's bug takes its device down, not the rig
+            self._log.exception("device.driver_error", device=unit.spec.name)
+            self._failed(unit, error)
+        else:
+            self._answered(unit)
+            self._publish(samples)
+
+    def _link_changed(self, link: str, up: bool) -> None:
+        for unit in self._units.values():
+            if unit.spec.link == link and up:
+                unit.link_up.set()
+            elif unit.spec.link == link:
+                unit.link_up = trio.Event()
+                self._down(unit)
+
+    def _publish(self, samples: list[Sample]) -> None:
+        samples.extend(self._derived.feed(samples))
+        self.bus.publish(samples)
+
+    def _answered(self, unit: _Unit) -> None:
+        health = unit.health
+        health.polls += 1
+        health.last_ok_at_s = trio.current_time()
+        if health.state is not Health.OK:
+            health.state, health.detail, health.consecutive_failures = Health.OK, "", 0
+            unit.answering.set()
+            self._log.info("device.answers", device=unit.spec.name, identity=str(unit.identity))
+
+    def _failed(self, unit: _Unit, error: Exception) -> None:
+        health, before = unit.health, unit.health.state
+        health.polls += 1
+        health.failures += 1
+        health.consecutive_failures += 1
+        gone = isinstance(error, LinkClosedError) or (
+            health.consecutive_failures >= FAILURES_TO_DOWN
+        )
+        health.state = Health.DOWN if gone or before is Health.DOWN else Health.DEGRADED
+        health.detail = f"{type(error).__name__}: {error}"
+        if health.state is Health.DOWN:
+            self._down(unit)
+        if health.state is not before or health.failures == 1:
+            self._log.warning("device.silent", device=unit.spec.name, message=health.detail)
+        self._publish(unit.lost())
+
+    def _down(self, unit: _Unit) -> None:
+        """Have the device opened, and so checked, again before it is trusted again."""
+        unit.health.state = Health.DOWN
+        if unit.answering.is_set():
+            unit.answering = trio.Event()
+
+
+@asynccontextmanager
+async def open_rig(
+    profile: HardwareProfile,
+    *,
+    families: Mapping[str, AdapterFamily],
+    link_class: LinkClass,
+    connectors: Mapping[str, Connector],
+    log: FilteringBoundLogger,
+    profile_file: str | None = None,
+) -> AsyncIterator[Rig]:
+    """Open every link and poll every device until the block ends.
+
+    ``connectors`` are found by a link's name first, then by its transport. Returns before the
+    devices answer; see ``Rig.wait_answering``.
+
+    Raises:
+        LookupError: a transport or a device family that is not installed.
+    """
+    links = {spec.name: _make_link(spec, link_class, connectors) for spec in profile.links}
+    registry = ChannelRegistry.from_profile(profile, families)
+    units = {spec.name: _make_unit(spec, families, links, registry) for spec in profile.devices}
+    file = profile.name if profile_file is None else profile_file
+    rig = Rig(profile, registry, links, units, profile_file=file, log=log)
+    async with trio.open_nursery() as nursery:
+        for name, link in links.items():
+            link.on_change = partial(rig._link_changed, name)  # noqa: SLF001 - its own maker
+            nursery.start_soon(link.run)
+        for unit in units.values():
+            unit.last_turn_s = trio.current_time()
+            nursery.start_soon(rig._poll, unit)  # noqa: SLF001 - its own maker
+        yield rig
+        nursery.cancel_scope.cancel()
+
+
+def _make_link(
+    spec: LinkSpec, link_class: LinkClass, connectors: Mapping[str, Connector]
+) -> RunnableLink:
+    connector = connectors.get(spec.name) or connectors.get(spec.transport)
+    if connector is None:
+        raise LookupError(f"link {spec.name}: transport {spec.transport!r} is not installed")
+    return link_class(spec, connector)
+
+
+def _make_unit(
+    spec: DeviceSpec,
+    families: Mapping[str, AdapterFamily],
+    links: Mapping[str, RunnableLink],
+    registry: ChannelRegistry,
+) -> _Unit:
+    family = families.get(spec.adapter)
+    if family is None:
+        raise LookupError(f"device {spec.name}: adapter {spec.adapter!r} is not installed")
+    link = links[spec.link]
+    return _Unit(spec, family.create(spec, link), link, _routes(spec.name, registry))
+
+
+def _routes(device: str, registry: ChannelRegistry) -> Mapping[str, tuple[_Route, ...]]:
+    """Return, for each field of a device, the channels it feeds, with gain and offset."""
+    routes: dict[str, tuple[_Route, ...]] = {}
+    for resolved in registry.by_device(device):
+        if (binding := resolved.binding) is not None:
+            line = binding.conversion
+            route = (resolved.name, line.gain, line.offset)
+            routes[binding.field] = (*routes.get(binding.field, ()), route)
+    return routes
+
+
+def _next_due(due_s: float, step_s: float, now_s: float) -> float:
+    """Return the next tick of ``due_s + k * step_s`` that still lies ahead."""
+    due_s += step_s
+    if due_s <= now_s:
+        due_s += math.ceil((now_s - due_s) / step_s) * step_s
+    return due_s
+
+
+async def _sleep_until(unit: _Unit, due_s: float) -> None:
+    while due_s - trio.current_time() > HEARTBEAT_S:
+        await trio.sleep(HEARTBEAT_S)
+        unit.last_turn_s = trio.current_time()
+    await trio.sleep_until(due_s)
