@@ -24,6 +24,8 @@ __all__ = [
     "EventStore",
     "SampleStore",
     "connect",
+    "create_events",
+    "create_samples",
     "wal_of",
 ]
 
@@ -89,6 +91,17 @@ def connect(path: Path) -> sqlite3.Connection:
     return connection
 
 
+def create_events(connection: sqlite3.Connection) -> None:
+    """Make the table of ``events.sqlite``."""
+    connection.execute(_EVENTS_SCHEMA)
+
+
+def create_samples(connection: sqlite3.Connection) -> None:
+    """Make the tables of ``inflight.sqlite``."""
+    for statement in _SAMPLES_SCHEMA:
+        connection.execute(statement)
+
+
 def wal_of(path: Path) -> Path:
     """Return the path of a database's write-ahead log."""
     return path.with_name(path.name + "-wal")
@@ -111,7 +124,7 @@ class EventStore:
 
     def __init__(self, path: Path) -> None:
         self._connection = connect(path)
-        self._connection.execute(_EVENTS_SCHEMA)
+        create_events(self._connection)
 
     def write(self, rows: Iterable[EventRow]) -> None:
         """Commit rows in one transaction, in their order.
@@ -134,8 +147,7 @@ class SampleStore:
         self._connection = connect(path)
         self._channel_ids: dict[str, int] = {}
         with _transaction(self._connection):
-            for statement in _SAMPLES_SCHEMA:
-                self._connection.execute(statement)
+            create_samples(self._connection)
             self._connection.executemany("INSERT INTO meta VALUES (?, ?)", meta.items())
         self._declare(units)
 

@@ -23,6 +23,7 @@ __all__ = [
     "ChannelQuality",
     "FileEntry",
     "Manifest",
+    "NewerFormatError",
     "RecorderStats",
     "RunStatus",
     "VerdictEntry",
@@ -36,6 +37,10 @@ MANIFEST_FILE = "manifest.json"
 
 RunStatus = Literal["running", "completed", "aborted", "crashed"]
 BundleStatus = Literal["open", "finalizing", "sealed", "verification_failed"]
+
+
+class NewerFormatError(BundleError):
+    """A bundle of a format that this version does not know: hands off."""
 
 
 class FileEntry(Frozen):
@@ -186,7 +191,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(f"{path}: is not JSON ({error}); was it cut or edited?") from error
     found = data.get("format_version") if isinstance(data, dict) else None
     if isinstance(found, int) and found > FORMAT_VERSION:
-        raise BundleError(
+        raise NewerFormatError(
             f"{path}: has format {found}, this capa knows up to {FORMAT_VERSION}; use a newer capa"
         )
     try:
