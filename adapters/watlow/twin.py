@@ -162,6 +162,7 @@ class WatlowTwin:
     def _answer(self, request: Request | BadRequest) -> TwinReply | None:
         if request.unit != self._unit or not self._options.speaks_modbus:
             return None
+        self._plant.get(f"{self._options.plant}.pv_degC")  # bring plant and loop to the present
         if self._refuses is not None:
             refusal = Refusal(request.function, self._refuses)
             return TwinReply(encode_reply(request, refusal), self._delay.next_s())
