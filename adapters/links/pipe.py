@@ -75,7 +75,8 @@ class Pipe:
         self._stats = stats
         self._awaited: _Awaited | None = None
         self._in_step = False
-        self._owed_until_s: float | None = None
+        self._owed = 0
+        self._owed_until_s = -math.inf
         self._heard_at_s = trio.current_time()
         self._said_at_s = -math.inf
         self._stir: trio.Event | None = None
@@ -111,13 +112,16 @@ class Pipe:
             await self._stream.aclose()
 
     def _take(self, chunk: bytes) -> None:
-        self._heard_at_s = now_s = trio.current_time()
-        if self._awaited is not None and not self._awaited.wakeup.done:
+        now_s = trio.current_time()
+        parted = now_s - self._heard_at_s > self._quiet_s
+        self._heard_at_s = now_s
+        if self._awaited is not None and self._awaited.wakeup.wanted:
             self._awaited.take(chunk, now_s)
             return
         self._stats.drained_bytes += len(chunk)
         self._in_step = False
-        self._owed_until_s = None
+        if parted and self._owed:
+            self._owed -= 1
         self.stir()
 
     # --- being in step ----------------------------------------------------------------------
@@ -136,8 +140,8 @@ class Pipe:
         """For how long the next request has to wait yet, if nothing more comes; 0 or less: go."""
         if self._in_step:
             return 0.0
-        owed_s = 0.0 if self._owed_until_s is None else self._owed_until_s - now_s
-        return max(self._heard_at_s + self._quiet_s - now_s, owed_s)
+        quiet_s = self._heard_at_s + self._quiet_s - now_s
+        return max(quiet_s, self._owed_until_s - now_s) if self._owed else quiet_s
 
     def gap_left_s(self, gap_s: float, now_s: float) -> float:
         """How much is left of a silence of ``gap_s`` since the last byte in either direction."""
@@ -168,10 +172,12 @@ class Pipe:
             FrameError: what ``feed`` raised, or two replies came where one could be late.
             Exception: one of ``LOST``; the pipe is then lost.
         """
-        doubt_until_s = self._owed_until_s
+        doubtful, doubt_until_s = self._owed > 0, self._owed_until_s
+        drained = self._stats.drained_bytes
         awaited = self._awaited = _Awaited(feed)
         sent_at_s = self._said_at_s = trio.current_time()
         self._in_step = False
+        self._owed += 1
         self._owed_until_s = sent_at_s + timeout_s + max(timeout_s, LATE_MIN_S)
         value: Any = None
         try:
@@ -179,7 +185,9 @@ class Pipe:
                 await self._stream.send_all(request)
                 value = await awaited.wakeup.wait()
         except FrameError:
-            self._owed_until_s = sent_at_s + timeout_s
+            # A frame came, if not the right one. Ours may be on its way yet, within its time.
+            self._owed = max(self._owed - 1, 1)
+            self._owed_until_s = max(sent_at_s + timeout_s, doubt_until_s)
             raise
         except LOST as error:
             self.lose(str(error) or type(error).__name__)
@@ -188,17 +196,21 @@ class Pipe:
             self._awaited = None
         if math.isnan(awaited.at_s):
             return awaited.seen
-        if doubt_until_s is not None:
-            await self._hear_out(doubt_until_s)
+        if doubtful:
+            self._owed -= 1
+            # If the debtor's time was over, this is our reply; else ours may come as late as any.
+            late = awaited.at_s < doubt_until_s
+            await self._hear_out(self._owed_until_s if late else -math.inf, drained)
         self._in_step = True
-        self._owed_until_s = None
+        self._owed = 0
         return Answer(value, sent_at_s, awaited.at_s)
 
-    async def _hear_out(self, until_s: float) -> None:
-        """Make sure that no second reply comes while one may be late."""
-        drained = self._stats.drained_bytes
+    async def _hear_out(self, until_s: float, drained: int) -> None:
+        """Make sure that nothing has come beyond ``drained`` bytes, while a reply may be late."""
         until_s = max(until_s, trio.current_time() + self._quiet_s)
-        while (left_s := until_s - trio.current_time()) > 0:
+        while self._stats.drained_bytes == drained:
+            left_s = until_s - trio.current_time()
+            if left_s <= 0:
+                return
             await self.stirred(left_s)
-            if self._stats.drained_bytes != drained:
-                raise FrameError("two replies came, one of them late; which is which is unknown")
+        raise FrameError("two replies came, one of them late; which is which is unknown")

@@ -28,15 +28,20 @@ class Wakeup(Generic[T]):
         self.done = False
         self.abandoned = False
 
+    @property
+    def wanted(self) -> bool:
+        """Whether a result can still be given."""
+        return not (self.done or self.abandoned)
+
     def deliver(self, value: T) -> None:
         """Hand over the result; does nothing if one was given or nobody waits any more."""
-        if not (self.done or self.abandoned):
+        if self.wanted:
             self._value = value
             self._wake()
 
     def fail(self, error: Exception) -> None:
         """Have ``wait`` raise ``error``, under the same conditions as ``deliver``."""
-        if not (self.done or self.abandoned):
+        if self.wanted:
             self._error = error
             self._wake()
 

@@ -16,7 +16,7 @@ from capa.devices.link import Connector
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.errors import LinkClosedError
 
-__all__ = ["TwinHandle", "twin_connectors"]
+__all__ = ["MemoryPort", "TwinHandle", "twin_connectors"]
 
 
 class TwinProfile(Protocol):
@@ -60,7 +60,7 @@ class TwinHandle:
         self._rig.fault(kind, link=link, device=device, active=active, value=value)
 
 
-class _MemoryPort:
+class MemoryPort:
     """A connector's far side: hands out streams, and takes them away when the port is gone."""
 
     def __init__(self, line: TwinLine) -> None:
@@ -78,6 +78,7 @@ class _MemoryPort:
         return self._stream
 
     def switch(self, *, present: bool) -> None:
+        """Make the port vanish, or return."""
         self._present = present
         if not present:
             self._hang_up()
@@ -111,10 +112,10 @@ def twin_connectors(
     rig = TwinRig(
         profile.links, profile.devices, profile.twin, families, log=log, clock=trio.current_time
     )
-    ports = {name: _MemoryPort(line) for name, line in rig.lines.items()}
+    ports = {name: MemoryPort(line) for name, line in rig.lines.items()}
     rig.ports.update(ports)
     for line in rig.lines.values():
         line.log_outputs()
-    return {name: partial(_MemoryPort.connect, port) for name, port in ports.items()}, TwinHandle(
+    return {name: partial(MemoryPort.connect, port) for name, port in ports.items()}, TwinHandle(
         rig, wire
     )
