@@ -10,6 +10,7 @@ from adapters.alicat.codec import (
     DataFrame,
     FrameReader,
     Rejected,
+    SetpointReport,
     decode_setpoint_report,
     encode_poll,
     encode_setpoint,
@@ -102,10 +103,11 @@ class AlicatAdapter(BaseAdapter):
         return readings
 
     async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
-        """Write the setpoint; the reply carries the one that the device then has.
+        """Write the setpoint and read back its column of the data frame.
 
-        A device whose setpoint source is analog answers as usual and keeps its old setpoint:
-        only the read-back tells.
+        ``S`` is answered with a data frame; after ``LS`` one is asked for. A device whose
+        setpoint source is analog answers as usual and keeps its old setpoint: only the
+        read-back tells.
         """
         options = self._options
         if write.field != "setpoint" or "setpoint" not in self._fields:
@@ -126,20 +128,17 @@ class AlicatAdapter(BaseAdapter):
             command=options.setpoint_command,
             decimals=options.setpoint_decimals,
         )
-        reply = (await self._ask(request, self._decode_after_write, priority)).value
+        decode = self._decode_report if options.setpoint_command == "LS" else self._reader.decode
+        reply = (await self._ask(request, decode, priority)).value
         if isinstance(reply, Rejected):
             return WriteAck(False, f"{self.name} rejected {request!r}: {reply.text}")
-        return WriteAck(True, readback=reply)
+        if not isinstance(reply, DataFrame):
+            reply = (await self._frame(self._poll_request, priority)).value
+        return WriteAck(True, readback=reply.values[options.columns.index("setpoint")])
 
-    def _decode_after_write(self, line: bytes) -> float | Rejected:
-        """Return the setpoint that the reply to a setpoint command reports."""
-        if self._options.setpoint_command == "LS":
-            report = decode_setpoint_report(self._unit, line)
-            return report if isinstance(report, Rejected) else report.requested
-        frame = self._reader.decode(line)
-        if isinstance(frame, Rejected):
-            return frame
-        return frame.values[self._options.columns.index("setpoint")]
+    def _decode_report(self, line: bytes) -> SetpointReport | DataFrame | Rejected:
+        """Read the reply to ``LS``, which shows what was asked; it proves nothing by itself."""
+        return decode_setpoint_report(self._unit, line)
 
     async def _frame(self, request: bytes, priority: Priority) -> Answer[DataFrame]:
         return await self._ask(request, self._decode_frame, priority)

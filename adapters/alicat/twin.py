@@ -147,16 +147,14 @@ class AlicatTwin:
     def _take_setpoint(self, command: str, value: float) -> bytes:
         if command == "LS" and self._locks_on_l:
             return self._lock()
-        full_scale = self._profile.full_scale
+        full_scale, before = self._profile.full_scale, self._setpoint
         if self._options.out_of_range == "reject" and not 0.0 <= value <= full_scale:
             return b"?" + EOL
         if self._options.setpoint_source == "serial":
             self._setpoint = min(full_scale, max(0.0, value))
             self._drive()
         if command == "LS":
-            return encode_setpoint_report(
-                self._unit, SetpointReport(self._setpoint, self._setpoint)
-            )
+            return encode_setpoint_report(self._unit, SetpointReport(before, self._setpoint))
         return self._data_frame()
 
     def _unsupported(self) -> bytes:

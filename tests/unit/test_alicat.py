@@ -184,6 +184,15 @@ async def test_an_analog_setpoint_source_ignores_the_wire_and_the_read_back_show
     assert bench.plant.quantities["gas.setpoint_sccm"] == 12.5
 
 
+async def test_what_a_setpoint_report_says_was_asked_proves_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    bench = Bench(options={"setpoint_command": "LS"}, twin={"setpoint_source": "analog"})
+    flattering = b"A +000.00 +050.00 12 SCCM\r"
+    bench.link.garble = lambda data: flattering if data.endswith(b"SCCM\r") else data
+    assert (await bench.set(50.0)).readback == 0.0
+
+
 async def test_ls_on_old_firmware_locks_the_display_and_is_no_acknowledgement(
     autojump_clock: MockClock,
 ) -> None:
