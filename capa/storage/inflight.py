@@ -24,6 +24,7 @@ __all__ = [
     "EventStore",
     "SampleStore",
     "connect",
+    "connect_for_reading",
     "create_events",
     "create_samples",
     "wal_of",
@@ -100,6 +101,11 @@ def create_samples(connection: sqlite3.Connection) -> None:
     """Make the tables of ``inflight.sqlite``."""
     for statement in _SAMPLES_SCHEMA:
         connection.execute(statement)
+
+
+def connect_for_reading(path: Path) -> sqlite3.Connection:
+    """Open a file without changing a byte of it or of its WAL, not even on closing."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def wal_of(path: Path) -> Path:

@@ -6,7 +6,7 @@ from contextlib import closing
 from pathlib import Path
 
 from capa.storage.atomic import fsync_dir, fsync_file
-from capa.storage.inflight import EVENTS_FILE, create_events, create_samples
+from capa.storage.inflight import EVENTS_FILE, connect_for_reading, create_events, create_samples
 
 __all__ = ["EVIDENCE_DIR", "keep_evidence", "resume_salvage", "salvage"]
 
@@ -79,7 +79,9 @@ def _copy(path: Path, new: sqlite3.Connection, table: str) -> int:
             if rowid in rows:
                 break
             rows[rowid] = row
-    marks = ", ".join("?" * len(next(iter(rows.values()), ())))
+    if not rows:
+        return 0
+    marks = ", ".join("?" * len(next(iter(rows.values()))))
     with new:
         new.execute("BEGIN")
         # table is one of ours, never a name from outside
@@ -94,7 +96,7 @@ def _readable(path: Path, table: str, order: str) -> Iterator[tuple[int, tuple[o
     """Yield rows, each led by its rowid, until one cannot be read."""
     query = f"SELECT rowid, * FROM {table} ORDER BY rowid {order}"  # noqa: S608 - own names
     try:
-        with closing(sqlite3.connect(path)) as old:
+        with closing(connect_for_reading(path)) as old:
             for rowid, *row in old.execute(query):
                 yield rowid, tuple(row)
     except sqlite3.DatabaseError:

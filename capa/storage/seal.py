@@ -17,10 +17,17 @@ from typing import Any
 import pyarrow as pa
 
 from capa.clock import utc_now
+from capa.config.problems import Problem
 from capa.errors import BundleError
 from capa.storage.atomic import fsync_dir, fsync_file, is_leftover, write_atomically
 from capa.storage.finalize import FinalizeResult
-from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE, create_events, create_samples
+from capa.storage.inflight import (
+    EVENTS_FILE,
+    INFLIGHT_FILE,
+    connect_for_reading,
+    create_events,
+    create_samples,
+)
 from capa.storage.lock import FolderLock
 from capa.storage.manifest import (
     MANIFEST_FILE,
@@ -115,9 +122,11 @@ def _begin(path: Path) -> _Work:
 
 def _again(work: _Work) -> FinalizeResult:
     """Verify what is sealed; only the sums may be missing, after a kill between the last writes."""
-    if not (work.path / SUMS_FILE).exists() and not verify_contents(work.path, work.manifest):
+    if not (work.path / SUMS_FILE).exists() and not any(
+        problem.blocking for problem in verify_contents(work.path, work.manifest)
+    ):
         _write_sums(work)
-    problems = verify_bundle(work.path)
+    problems = _blocking(work.path)
     if problems:
         return FinalizeResult("verification_failed", "; ".join(map(str, problems)))
     return FinalizeResult("sealed", "was sealed already, and verifies")
@@ -140,11 +149,7 @@ def _settle_outcome(work: _Work) -> None:
 
 
 def _as_single_file(path: Path, create: Callable[[sqlite3.Connection], None]) -> None:
-    """Bring the WAL into the database, so that the one file holds everything.
-
-    Raises:
-        sqlite3.DatabaseError: it is damaged.
-    """
+    """Bring the WAL into the database, so that the one file holds everything."""
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:
         create(connection)
         connection.execute("PRAGMA synchronous=FULL")
@@ -152,11 +157,20 @@ def _as_single_file(path: Path, create: Callable[[sqlite3.Connection], None]) ->
         (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
         if mode != "delete":
             raise BundleError(f"{path}: stays in mode {mode}; does another program hold it open?")
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
-        if verdict != "ok":
-            raise sqlite3.DatabaseError(verdict)
     fsync_file(path)
     fsync_dir(path.parent)
+
+
+def _check(path: Path) -> None:
+    """Look for damage, without changing anything.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    with closing(connect_for_reading(path)) as connection:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
 
 
 def _repaired(work: _Work, name: str, create: Callable[[sqlite3.Connection], None]) -> Path:
@@ -164,12 +178,13 @@ def _repaired(work: _Work, name: str, create: Callable[[sqlite3.Connection], Non
     path = work.path / name
     resume_salvage(path)
     try:
-        _as_single_file(path, create)
+        if path.exists():
+            _check(path)
     except sqlite3.OperationalError:  # locked, read-only, full: not damage
         raise
     except sqlite3.DatabaseError:
         work.notes.append(salvage(path))
-        _as_single_file(path, create)
+    _as_single_file(path, create)
     return path
 
 
@@ -261,7 +276,7 @@ def _seal(work: _Work) -> FinalizeResult:
     )
     write_manifest(work.path, work.manifest)
     _write_sums(work)
-    problems = verify_bundle(work.path)
+    problems = _blocking(work.path)
     if not problems:
         return FinalizeResult("sealed", "; ".join(work.notes))
     words = "; ".join(map(str, problems))
@@ -270,6 +285,10 @@ def _seal(work: _Work) -> FinalizeResult:
     write_manifest(work.path, work.manifest)
     (work.path / SUMS_FILE).unlink(missing_ok=True)
     return FinalizeResult("verification_failed", words)
+
+
+def _blocking(path: Path) -> list[Problem]:
+    return [problem for problem in verify_bundle(path) if problem.blocking]
 
 
 def _write_sums(work: _Work) -> None:

@@ -12,7 +12,11 @@ __all__ = ["verify_bundle", "verify_contents"]
 
 
 def verify_bundle(path: Path) -> list[Problem]:
-    """Hash every file of a bundle again; return what is wrong with it, nothing when it is whole."""
+    """Hash every file of a bundle again; return what is wrong with it, nothing when it is whole.
+
+    What lies in the folder and is no file (a symlink) is named too, as not blocking: it is no
+    part of the bundle, and says nothing of what is.
+    """
     try:
         manifest = read_manifest(path)
     except BundleError as error:
@@ -36,7 +40,10 @@ def verify_contents(path: Path, manifest: Manifest) -> list[Problem]:
         _problem("stranger", path, name, "is not in the manifest; it was put there later")
         for name in present.keys() - manifest.files.keys()
     ]
-    problems += [_problem("stranger", path, name, words) for name, words in strangers(path).items()]
+    problems += [
+        _problem("not_a_file", path, name, words, blocking=False)
+        for name, words in strangers(path).items()
+    ]
     for name in manifest.files.keys() & present.keys():
         problems += _verify_file(path, name, present[name], manifest)
     return sorted(problems, key=lambda problem: problem.file or "")
@@ -74,5 +81,13 @@ def _verify_sums(path: Path, manifest: Manifest) -> Iterator[Problem]:
         yield _problem("sums_disagree", path, name, "manifest.sha256 and manifest.json disagree")
 
 
-def _problem(code: str, folder: Path, name: str, message: str, hint: str | None = None) -> Problem:
-    return Problem(f"bundle.{code}", message, file=str(folder / name), hint=hint)
+def _problem(
+    code: str,
+    folder: Path,
+    name: str,
+    message: str,
+    hint: str | None = None,
+    *,
+    blocking: bool = True,
+) -> Problem:
+    return Problem(f"bundle.{code}", message, blocking, file=str(folder / name), hint=hint)
