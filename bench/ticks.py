@@ -47,7 +47,7 @@ def _tick_times_s(events: Path) -> list[float]:
     """When each tick's command reached the gate: the intent is written there and then."""
     with sqlite3.connect(f"file:{events}?mode=ro", uri=True) as database:
         rows = database.execute(
-            "SELECT t_mono_ns FROM events WHERE kind = 'device.command.intent' "
+            "SELECT t_mono_ns FROM events WHERE kind = 'command.intent' "
             "AND message LIKE '%heater.setpoint%' ORDER BY id"
         ).fetchall()
     return [row[0] / 1e9 for row in rows]
