@@ -53,14 +53,19 @@ class WatlowAdapter(BaseAdapter):
         self._options = options
         self._unit = options.unit
         self._talk = Conversation(unit_of(spec), options.word_order, port=options.port)
+        self._cycle = max(1, int(spec.poll_hz / options.slow_hz))
         self._polls = 0
+        self._setpoint_due = True
 
     async def open(self) -> Identity:
         """Check that a PM with the expected map, units and word order answers; read-only.
 
+        The next poll reads everything.
+
         Raises:
             DeviceError: it is not one, or is set otherwise than the profile says.
         """
+        self._polls, self._setpoint_due = 0, True
         modes, _ = await self._read(self._talk.read_modes)
         self._check_mode(enum_at(modes.data, 0))
         comms = (await self._ask(self._talk.read_comms, Priority.POLL)).value
@@ -104,12 +109,15 @@ class WatlowAdapter(BaseAdapter):
         )
 
     async def poll(self) -> Sequence[Reading]:
-        """Read process value and input error, and with them power and setpoint."""
+        """Read process value and input error, and now and then power and setpoint, in turn."""
         readings = [await self._poll_input()]
-        if self._polls % self._options.slow_every == 0:
-            readings.append(await self._poll_power())
-            readings.append(await self._poll_setpoint())
+        turn = self._polls % self._cycle
         self._polls += 1
+        if turn == 0:
+            readings.append(await self._poll_power())
+        if turn == self._cycle // 2 or self._setpoint_due:
+            self._setpoint_due = False  # before the exchange: a write meanwhile makes it due again
+            readings.append(await self._poll_setpoint())
         return readings
 
     async def _poll_input(self) -> Reading:
@@ -140,6 +148,7 @@ class WatlowAdapter(BaseAdapter):
         if not LOWEST_SETPOINT <= value <= HIGHEST_SETPOINT:
             return WriteAck(False, f"{self.name}: {write.value:g} degC is beyond any controller's")
         query = self._talk.write_setpoint(value)
+        self._setpoint_due = True
         reply = (await self._ask(query, priority)).value
         if isinstance(reply, Refusal):
             return WriteAck(False, f"{self.name} refused {write.value:g} degC: {reply}")

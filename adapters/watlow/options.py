@@ -23,8 +23,9 @@ class WatlowOptions(Frozen):
     map: Literal[1] = 1
     port: Literal[1, 2] = 1
     """Which of the controller's communication ports this link is plugged into."""
-    slow_every: int = Field(default=1, ge=1, le=100)
-    """Read power and setpoint at every n-th poll only, to spare the line."""
+    slow_hz: float = Field(default=2.0, gt=0, le=200)
+    """How often power and setpoint are read, at least; the process value at every poll.
+    Each is an exchange of its own. A setpoint that was written is read at the next poll."""
     gap_s: float = Field(default=0.00401, ge=0)
     """Silence before a request: 3.5 characters of 11 bits at 9600 baud, the slowest setting."""
 

@@ -203,10 +203,35 @@ async def test_a_device_in_trouble_raises_its_exception_by_name(autojump_clock: 
         await bench.driver.poll()
 
 
-async def test_power_and_setpoint_can_be_polled_less_often(autojump_clock: MockClock) -> None:
-    bench = Bench(options={"slow_every": 5})
-    seen = [set(await bench.readings()) for _ in range(6)]
-    assert seen == [{"pv", "power", "setpoint"}, {"pv"}, {"pv"}, {"pv"}, {"pv"}, seen[0]]
+async def test_power_and_setpoint_are_polled_twice_a_second_and_in_turn(
+    autojump_clock: MockClock,
+) -> None:
+    bench = Bench()
+    seen = [set(await bench.readings()) for _ in range(8)]
+    everything, pv = {"pv", "power", "setpoint"}, {"pv"}
+    assert seen[:5] == [everything, pv, {"pv", "setpoint"}, pv, pv]
+    assert seen[5:] == [{"pv", "power"}, pv, {"pv", "setpoint"}]
+
+
+async def test_everything_can_be_read_at_every_poll(autojump_clock: MockClock) -> None:
+    bench = Bench(options={"slow_hz": 10.0})
+    assert [len(await bench.readings()) for _ in range(4)] == [3, 3, 3, 3]
+
+
+async def test_a_written_setpoint_is_read_at_the_next_poll(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    for _ in range(4):
+        await bench.driver.poll()
+    await bench.set(200.0)
+    assert (await bench.readings())["setpoint"].value == pytest.approx(200.0, abs=1e-4)
+
+
+async def test_after_a_reconnection_everything_is_read_at_once(autojump_clock: MockClock) -> None:
+    bench = Bench()
+    for _ in range(3):
+        await bench.driver.poll()
+    await bench.driver.open()
+    assert set(await bench.readings()) == {"pv", "power", "setpoint"}
 
 
 @pytest.mark.parametrize(
