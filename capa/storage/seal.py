@@ -27,6 +27,7 @@ from capa.storage.inflight import (
     connect_for_reading,
     create_events,
     create_samples,
+    wal_of,
 )
 from capa.storage.lock import FolderLock
 from capa.storage.manifest import (
@@ -37,7 +38,7 @@ from capa.storage.manifest import (
     read_manifest,
     write_manifest,
 )
-from capa.storage.salvage import keep_evidence, resume_salvage, salvage
+from capa.storage.salvage import EVIDENCE_DIR, keep_evidence, resume_salvage, salvage
 from capa.storage.scalars import SCALARS_FILE, check_scalars, write_scalars
 from capa.storage.sums import SUMS_FILE, content_files, format_sums, sha256_of, strangers
 from capa.storage.verify import verify_bundle, verify_contents
@@ -177,6 +178,10 @@ def _repaired(work: _Work, name: str, create: Callable[[sqlite3.Connection], Non
     """Return the path of a database in one sound file, salvaged if need be."""
     path = work.path / name
     resume_salvage(path)
+    if wal_of(path).exists() and not (path.exists() and path.stat().st_size):
+        # SQLite would take such a log for a leftover, and delete it.
+        work.notes.append(f"{name} was missing beside its log, which is kept in {EVIDENCE_DIR}/")
+        keep_evidence(path)
     try:
         if path.exists():
             _check(path)

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from capa.storage.atomic import fsync_dir
+from capa.storage.atomic import fsync_dir, fsync_file
 from capa.storage.inflight import connect, wal_of
 
 __all__ = ["Syncer"]
@@ -105,6 +105,8 @@ class Syncer:
             if not path.exists():
                 return
             descriptor = self._descriptors[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            if path in self._databases:  # SQLite throws away the WAL of a database of no bytes
+                fsync_file(self._databases[path])
             fsync_dir(path.parent)
         os.fdatasync(descriptor)
         if path in self._databases and os.fstat(descriptor).st_size > CHECKPOINT_BYTES:
