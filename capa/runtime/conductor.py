@@ -21,7 +21,6 @@ from structlog.typing import FilteringBoundLogger
 
 from capa.channels.sample import Sample
 from capa.clock import RunClock, utc_now
-from capa.config.check import check_method
 from capa.config.problems import Problem
 from capa.errors import BundleError
 from capa.experiment.authorization import Authorization
@@ -277,6 +276,9 @@ class Conductor:
         method = active.request.experiment.method
         if method is None:
             return []
+        # Here, and not above: arming pays for it, starting the daemon does not.
+        from capa.config.check import check_method
+
         handlers = getattr(procedure, "custom_handler_ids", None)
         return check_method(
             method,
