@@ -1,0 +1,84 @@
+"""After a start: what the last daemon left behind, put where it belongs. Nothing is run again."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from capa.errors import BundleError
+from capa.storage.finalize import finalize_in_child
+from capa.storage.manifest import MANIFEST_FILE, Manifest, read_manifest
+from capad.jobs import Job, JobState
+from capad.reports import Report, interrupted
+from capad.spool_folders import SpoolFolders
+
+__all__ = ["recover"]
+
+_UNFINISHED = ("open", "finalizing")
+
+
+async def recover(
+    folders: SpoolFolders, runs_root: Path, *, log: FilteringBoundLogger
+) -> list[Report]:
+    """Seal the bundles of interrupted runs and settle their jobs; return the jobs' reports.
+
+    Raises:
+        OSError: the spool can't be read or written just now; try again later.
+    """
+    sealed = {}
+    for path in await trio.to_thread.run_sync(lambda: list(_unfinished(runs_root))):
+        sealed[path.name] = await _seal(path, log)
+    jobs = await trio.to_thread.run_sync(lambda: list(folders.jobs(JobState.ACTIVE)))
+    reports = []
+    for job in jobs:
+        report = await trio.to_thread.run_sync(_report, job, runs_root, sealed)
+        await trio.to_thread.run_sync(_settle, folders, job, report)
+        log.warning("job.interrupted", job=job.id, message=report.summary)
+        reports.append(report)
+    return reports
+
+
+def _unfinished(runs_root: Path) -> Iterator[Path]:
+    """Yield the bundles that no daemon got to seal."""
+    for manifest in sorted(runs_root.glob(f"*/{MANIFEST_FILE}")):
+        found = _manifest(manifest.parent)
+        if found is not None and found.bundle_status in _UNFINISHED:
+            yield manifest.parent
+
+
+async def _seal(path: Path, log: FilteringBoundLogger) -> str:
+    try:
+        status = (await finalize_in_child(path)).bundle_status
+    except (OSError, BundleError) as error:
+        log.warning("bundle.not_recovered", bundle=str(path), message=str(error))
+        return f"not recovered ({error}); try: capa bundle finalize {path}"
+    log.warning("bundle.recovered", bundle=str(path), bundle_status=status)
+    return status
+
+
+def _report(job: Job, runs_root: Path, sealed: dict[str, str]) -> Report:
+    """Say what became of an interrupted job; only its sealed bundle can say that it was done."""
+    run_id = job.run_id or (next(iter(sealed)) if len(sealed) == 1 else None)
+    if run_id is None:
+        return interrupted(job, "it had not begun to record")
+    path = runs_root / run_id
+    manifest = _manifest(path)
+    if manifest is None:
+        return interrupted(job, f"its bundle {path} can't be read")
+    if (manifest.run_status, manifest.bundle_status) == ("completed", "sealed"):
+        summary = "completed and sealed; the daemon ended before it could say so"
+        return Report(job, JobState.DONE, summary, advice=(f"Bundle: {path}",))
+    return interrupted(job, f"bundle {path}: {manifest.run_status}, {manifest.bundle_status}")
+
+
+def _settle(folders: SpoolFolders, job: Job, report: Report) -> None:
+    folders.report(job, report.as_json(), report.as_text())
+    folders.move(job, report.outcome, report.summary)
+
+
+def _manifest(path: Path) -> Manifest | None:
+    try:
+        return read_manifest(path)
+    except (OSError, BundleError):
+        return None

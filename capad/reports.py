@@ -1,0 +1,153 @@
+"""What is left beside a job that is over: ``report.json`` for programs, ``.txt`` for people."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
+from typing import Any
+
+from capa.clock import utc_now
+from capa.config.problems import Problem
+from capa.runtime.report import RunReport
+from capa.runtime.safe_state import Verdict
+from capad.jobs import Job, JobState, shown_name
+
+__all__ = ["Report", "before_arming", "interrupted", "of_run", "rejection", "verdict_lines"]
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The end of one job. ``summary`` is one line; ``run`` is None if nothing ran."""
+
+    job: Job
+    outcome: JobState
+    summary: str
+    problems: tuple[Problem, ...] = ()
+    run: RunReport | None = None
+    advice: tuple[str, ...] = ()
+    made_utc: datetime = field(default_factory=utc_now)
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing more is to run before somebody has looked."""
+        run = self.run
+        if run is None:
+            return self.outcome is JobState.FAILED
+        unsafe = any(v.verdict is Verdict.UNREACHABLE for v in run.verdicts.values())
+        return unsafe or run.run_status in ("aborted", "crashed")
+
+    def as_json(self) -> str:
+        """Return ``report.json``."""
+        data: dict[str, Any] = {
+            "version": 1,
+            "job": self.job.id,
+            "file": shown_name(self.job.name),
+            "owner": self.job.owner,
+            "outcome": self.outcome.value,
+            "summary": self.summary,
+            "made_utc": self.made_utc.isoformat(timespec="milliseconds"),
+            "problems": [_problem(problem) for problem in self.problems],
+            "run": None if self.run is None else _run(self.run),
+            "advice": list(self.advice),
+        }
+        return json.dumps(data, indent=2, default=str) + "\n"
+
+    def as_text(self) -> str:
+        """Return ``report.txt``."""
+        lines = [
+            f"{shown_name(self.job.name)}, dropped by {self.job.owner}: {self.outcome.upper()}",
+            self.summary,
+        ]
+        if self.problems:
+            lines += ["", "Problems:", *(f"  {problem}" for problem in self.problems)]
+        if self.run is not None:
+            lines += ["", *_run_lines(self.run)]
+        if self.advice:
+            lines += ["", *self.advice]
+        lines += ["", f"Job {self.job.id}, reported {self.made_utc:%Y-%m-%d %H:%M:%S} UTC"]
+        return "\n".join(lines) + "\n"
+
+
+def rejection(job: Job, problems: Sequence[Problem]) -> Report:
+    """Report a file that was not run."""
+    count = sum(problem.blocking for problem in problems)
+    words = "1 problem" if count == 1 else f"{count} problems"
+    return Report(
+        job,
+        JobState.REJECTED,
+        f"rejected: {words}; nothing was run",
+        tuple(problems),
+        advice=("Mend the file and drop it into incoming/ again.",),
+    )
+
+
+def of_run(job: Job, run: RunReport) -> Report:
+    """Report a run, or the conductor's refusal to begin it."""
+    if run.run_status == "refused":
+        return Report(
+            job, JobState.REJECTED, "refused before arming; nothing was run", run.problems, run
+        )
+    good = run.run_status == "completed" and run.bundle_status == "sealed"
+    summary = f"{run.run_status}: {run.exit_reason}; bundle {run.bundle_status}"
+    advice = [f"Bundle: {run.bundle}"]
+    if run.run_status in ("aborted", "crashed"):
+        advice.append("The queue is held: read why, then remove the file spool/hold.")
+    state = JobState.DONE if good else JobState.FAILED
+    return Report(job, state, summary, run.problems, run, tuple(advice))
+
+
+def before_arming(job: Job, reason: str) -> Report:
+    """Report a job that was stopped before anything was armed."""
+    return Report(
+        job,
+        JobState.FAILED,
+        f"{reason} before it was armed; nothing was run",
+        advice=("Drop the file again if it should be run.",),
+    )
+
+
+def interrupted(job: Job, detail: str) -> Report:
+    """Report a job that was running when the daemon ended."""
+    return Report(
+        job,
+        JobState.FAILED,
+        f"interrupted: the daemon ended while this ran; {detail}",
+        advice=("It is not run again by itself: drop the file again if it should be.",),
+    )
+
+
+def _problem(problem: Problem) -> dict[str, Any]:
+    return {**asdict(problem), "text": str(problem)}
+
+
+def _run(run: RunReport) -> dict[str, Any]:
+    return {
+        "run_id": run.run_id,
+        "run_status": run.run_status,
+        "bundle_status": run.bundle_status,
+        "exit_reason": run.exit_reason,
+        "bundle": None if run.bundle is None else str(run.bundle),
+        "started_utc": run.started_utc.isoformat(timespec="milliseconds"),
+        "ended_utc": run.ended_utc.isoformat(timespec="milliseconds"),
+        "verdicts": {name: asdict(verdict) for name, verdict in run.verdicts.items()},
+        "steps": [asdict(step) for step in run.steps],
+    }
+
+
+def _run_lines(run: RunReport) -> list[str]:
+    took_s = (run.ended_utc - run.started_utc).total_seconds()
+    lines = [
+        f"Run {run.run_id or '(none)'}: {run.run_status}, {took_s:.1f} s",
+        f"Why it ended: {run.exit_reason}",
+    ]
+    if run.verdicts:
+        lines += ["Safe state:", *(f"  {line}" for line in verdict_lines(run))]
+    return lines
+
+
+def verdict_lines(run: RunReport) -> list[str]:
+    """Return one line per output: where it was left, and whether that is proven."""
+    return [
+        f"{name} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}"
+        for name, verdict in run.verdicts.items()
+    ]

@@ -1,0 +1,153 @@
+"""What the daemon is told: ``capad.toml`` and the flags that win over it."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from capa.config.explain import explain
+from capa.config.problems import Problem, ProblemsError
+from capa.config.reading import decode_text, parse_toml, read_bytes
+from capa.models import Frozen
+
+__all__ = [
+    "DEFAULT_CONFIG",
+    "PluginSettings",
+    "RigSettings",
+    "RunSettings",
+    "RuntimeSettings",
+    "SafetySettings",
+    "Settings",
+    "SpoolSettings",
+    "load_settings",
+    "settings_text",
+]
+
+DEFAULT_CONFIG = Path("/etc/capad/capad.toml")
+
+
+class RigSettings(Frozen):
+    """Which rig this box is wired to."""
+
+    profile: Path = Path("/etc/capad/hardware.toml")
+    answer_timeout_s: float = Field(default=10.0, gt=0)
+    """How long start-up waits for the devices; those that stay silent are named."""
+
+
+class SpoolSettings(Frozen):
+    """Where jobs are dropped, and who may drop what."""
+
+    root: Path = Path("/var/lib/capad/spool")
+    settle_s: float = Field(default=0.25, gt=0, le=60)
+    rescan_s: float = Field(default=5.0, ge=0.5, le=3600)
+    max_bytes: int = Field(default=1024 * 1024, gt=0)
+    owners: tuple[str, ...] = ()
+    """User names (or numeric ids) whose files are run; empty: anybody who may write there."""
+
+
+class RunSettings(Frozen):
+    """Where bundles go."""
+
+    root: Path = Path("/var/lib/capad/runs")
+
+
+class RuntimeSettings(Frozen):
+    """Where what outlives a restart, but not a boot, is kept."""
+
+    dir: Path = Path("/run/capad")
+
+
+class PluginSettings(Frozen):
+    """Which procedures are trusted."""
+
+    mode: Literal["production", "dev"] = "dev"
+    lock: Path = Path("/etc/capad/plugins.lock")
+
+
+class SafetySettings(Frozen):
+    """How long things may take when a run ends."""
+
+    grace_s: float = Field(default=10.0, gt=0)
+    """What a stopped procedure has to return by itself before it is cancelled."""
+    safing_budget_s: float = Field(default=5.0, gt=0)
+    """What driving and proving the first stage of the safe state may take."""
+    next_run_may_start: Literal["after_first_stage", "after_last_stage"] = "after_first_stage"
+
+
+class Settings(Frozen):
+    """Everything in ``capad.toml``; each key has a default that suits a box."""
+
+    rig: RigSettings = RigSettings()
+    spool: SpoolSettings = SpoolSettings()
+    runs: RunSettings = RunSettings()
+    runtime: RuntimeSettings = RuntimeSettings()
+    plugins: PluginSettings = PluginSettings()
+    safety: SafetySettings = SafetySettings()
+
+
+def load_settings(path: Path | None, flags: Mapping[str, Path | None]) -> Settings:
+    """Read the file and lay the flags over it.
+
+    ``path`` None takes the box's own file, if there is one. ``flags`` are by dotted key
+    (``"spool.root"``); None stands for a flag that was not given. Relative paths in the file are
+    relative to the file, those in flags to the working directory.
+
+    Raises:
+        ProblemsError: everything that is wrong with the file.
+    """
+    if path is None and not DEFAULT_CONFIG.exists():
+        settings = Settings()
+    else:
+        settings = _read(DEFAULT_CONFIG if path is None else path)
+    for key, value in flags.items():
+        if value is not None:
+            table, name = key.split(".")
+            part = getattr(settings, table).model_copy(update={name: value.absolute()})
+            settings = settings.model_copy(update={table: part})
+    return settings
+
+
+def settings_text(settings: Settings) -> str:
+    """Return the settings in force as one ``table.key = value`` a line."""
+    lines = []
+    for table, keys in settings.model_dump(mode="json").items():
+        lines += [f"{table}.{key} = {value!r}" for key, value in keys.items()]
+    return "\n".join(lines)
+
+
+def _read(path: Path) -> Settings:
+    source = parse_toml(decode_text(read_bytes(path), file=str(path)), file=str(path))
+    try:
+        settings = Settings.model_validate(source.data)
+    except ValidationError as error:
+        problems = explain(error.errors(include_url=False), source, Settings, area="settings")
+        raise ProblemsError(problems) from None
+    unused = _not_yet(settings, str(path))
+    if unused:
+        raise ProblemsError(unused)
+    return _anchored(settings, path.absolute().parent)
+
+
+def _not_yet(settings: Settings, file: str) -> list[Problem]:
+    """Refuse what would be accepted and then not done."""
+    if settings.safety.next_run_may_start == "after_last_stage":
+        message = "next_run_may_start = 'after_last_stage' is not available in this version"
+        where, hint = "[safety]", "leave it out; hold the queue by hand (spool/hold) meanwhile"
+        return [Problem("settings.not_available", message, file=file, where=where, hint=hint)]
+    return []
+
+
+def _anchored(settings: Settings, folder: Path) -> Settings:
+    """Make every relative path relative to the file's folder."""
+    tables: dict[str, BaseModel] = {}
+    for name, table in settings:
+        paths = {key: _under(folder, value) for key, value in table if isinstance(value, Path)}
+        tables[name] = table.model_copy(update=paths)
+    return settings.model_copy(update=tables)
+
+
+def _under(folder: Path, path: Path) -> Path:
+    """Return an absolute path without ``..``, for messages that a person reads."""
+    return Path(os.path.normpath(folder / path))

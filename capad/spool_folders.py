@@ -1,0 +1,256 @@
+"""The spool on disk: every change of a job is a rename, and the folders are fsynced.
+
+A claimed file goes into a hidden folder of ``queued/`` that gets its real name once ``job.json``
+is in it: a job either is in the queue or is not. A kill in between leaves the hidden folder, which
+the next scan completes. All of this blocks; call it in a thread.
+"""
+
+import hashlib
+import json
+import os
+import pwd
+import stat
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+
+from capa.clock import utc_now
+from capa.config.problems import Problem, ProblemsError
+from capa.storage.atomic import fsync_dir, write_atomically
+from capad.jobs import (
+    JOB_FILE,
+    Job,
+    JobState,
+    Move,
+    is_temporary,
+    job_id,
+    kept_name,
+    moved,
+    sequence_of,
+    shown_name,
+)
+from capad.settling import Stamp
+
+__all__ = ["SpoolFolders", "owner_name"]
+
+_STAGED = "."
+_FILE_KINDS = {
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFDIR: "a directory",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFCHR: "a device node",
+    stat.S_IFBLK: "a device node",
+}
+
+
+class SpoolFolders:
+    """``incoming/`` and one folder per state below ``root``. Every method may raise OSError."""
+
+    def __init__(self, root: Path, *, max_bytes: int, owners: tuple[str, ...] = ()) -> None:
+        self.root = root
+        self.incoming = root / "incoming"
+        self._max_bytes = max_bytes
+        self._owners = frozenset(owners)
+        self._next_sequence = 1
+
+    def prepare(self) -> None:
+        """Make the folders that are missing, and go on numbering where the last daemon stopped."""
+        for folder in (self.incoming, *(self.root / state for state in JobState)):
+            folder.mkdir(parents=True, exist_ok=True)
+        numbers = [
+            sequence_of(entry.name.removeprefix(_STAGED)) or 0
+            for state in JobState
+            for entry in os.scandir(self.root / state)
+        ]
+        self._next_sequence = max(numbers, default=0) + 1
+
+    def path(self, job: Job) -> Path:
+        """Return the job's folder."""
+        return self.root / job.state / job.id
+
+    def look(self) -> dict[str, Stamp]:
+        """Return what lies in ``incoming/``, but for names that say that it is not complete."""
+        wall_ns = time.time_ns()
+        seen = {}
+        with os.scandir(self.incoming) as entries:
+            for entry in entries:
+                if is_temporary(entry.name):
+                    continue
+                with suppress(FileNotFoundError):
+                    seen[entry.name] = _stamp(entry.stat(follow_symlinks=False), wall_ns)
+        return seen
+
+    def claim(self, name: str, stamp: Stamp) -> Job | None:
+        """Take a file out of ``incoming/`` into the queue; None if it went or changed meanwhile."""
+        identity = job_id(self._next_sequence, utc_now(), name)
+        staged = self.root / JobState.QUEUED / f"{_STAGED}{identity}"
+        staged.mkdir()
+        self._next_sequence += 1
+        source, target = self.incoming / name, staged / kept_name(name)
+        try:
+            source.rename(target)
+        except BaseException as error:
+            staged.rmdir()
+            if isinstance(error, FileNotFoundError):
+                return None
+            raise
+        if not _stamp(target.lstat(), 0).same_as(stamp) and _given_back(target, source):
+            staged.rmdir()
+            return None
+        fsync_dir(staged)
+        fsync_dir(self.incoming)
+        return self._admit(staged, name)
+
+    def complete_staged(self) -> list[Job]:
+        """Finish what a kill or a full disk interrupted between the rename and the queue."""
+        jobs = []
+        for folder in sorted((self.root / JobState.QUEUED).glob(f"{_STAGED}*")):
+            files = [entry for entry in folder.iterdir() if not _is_ours(entry.name)]
+            if len(files) == 1:
+                name = files[0].name
+                jobs.append(self._admit(folder, name.removeprefix("dropped-")))
+            elif not files:
+                for leftover in folder.iterdir():
+                    leftover.unlink()
+                folder.rmdir()
+        return jobs
+
+    def jobs(self, state: JobState) -> Iterator[Job]:
+        """Yield the jobs in a state, in order; a folder without a readable job.json is a stranger.
+
+        Raises:
+            OSError: the folder can't be read.
+        """
+        for folder in sorted((self.root / state).iterdir()):
+            if sequence_of(folder.name) is None:
+                continue
+            with suppress(FileNotFoundError, KeyError, TypeError, ValueError):
+                yield Job.from_json(json.loads((folder / JOB_FILE).read_bytes()), state)
+
+    def content(self, job: Job) -> bytes:
+        """Read the dropped file, if it may be run at all.
+
+        Raises:
+            ProblemsError: not a regular file, too large, unreadable, or not allowed to its owner.
+        """
+        path = self.path(job) / job.kept
+        status = path.lstat()
+        self._check_owner(job)
+        if not stat.S_ISREG(status.st_mode):
+            what = _FILE_KINDS.get(stat.S_IFMT(status.st_mode), "not a regular file")
+            hint = "copy the file itself into incoming/"
+            raise _refusal(job, "spool.not_a_file", f"is {what}, not a file", hint)
+        if status.st_size > self._max_bytes:
+            message = f"is {status.st_size} bytes; at most {self._max_bytes} are read"
+            raise _refusal(job, "spool.too_large", message, "a method is a few kilobytes of TOML")
+        return self._read(path, job)
+
+    def move(self, job: Job, to: JobState, note: str = "", *, record: bool = True) -> Job:
+        """Move a job to another state, with the move in its history if it is to be recorded."""
+        state = moved(job, to)
+        after = job
+        if record:
+            after = self.save(replace(job, history=(*job.history, _move(state, note))))
+        self.path(job).rename(self.root / state / job.id)
+        fsync_dir(self.root / job.state)
+        fsync_dir(self.root / state)
+        return replace(after, state=state)
+
+    def save(self, job: Job) -> Job:
+        """Write ``job.json`` again."""
+        data = json.dumps(job.to_json(), indent=2).encode()
+        write_atomically(self.path(job) / JOB_FILE, data, mode=0o640)
+        return job
+
+    def report(self, job: Job, as_json: str, as_text: str) -> None:
+        """Write the report where the job now is."""
+        write_atomically(self.path(job) / "report.txt", as_text.encode(), mode=0o644)
+        write_atomically(self.path(job) / "report.json", as_json.encode(), mode=0o644)
+
+    def _admit(self, staged: Path, name: str) -> Job:
+        """Give a staged job its ``job.json`` and its place in the queue."""
+        kept = staged / kept_name(name)
+        uid = kept.lstat().st_uid
+        job = Job(
+            id=staged.name.removeprefix(_STAGED),
+            name=name,
+            kept=kept.name,
+            owner=owner_name(uid),
+            uid=uid,
+            state=JobState.QUEUED,
+            sha256=_sha256(kept, self._max_bytes),
+            history=(_move(JobState.QUEUED, ""),),
+        )
+        write_atomically(staged / JOB_FILE, json.dumps(job.to_json(), indent=2).encode())
+        staged.rename(self.path(job))
+        fsync_dir(staged.parent)
+        return job
+
+    def _check_owner(self, job: Job) -> None:
+        if self._owners and not {job.owner, str(job.uid)} & self._owners:
+            message = f"belongs to {job.owner}, whose files are not run here"
+            hint = f"allowed are {', '.join(sorted(self._owners))} (spool.owners in capad.toml)"
+            raise _refusal(job, "spool.owner", message, hint)
+
+    def _read(self, path: Path, job: Job) -> bytes:
+        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+        try:
+            with os.fdopen(os.open(path, flags), "rb") as file:
+                return file.read(self._max_bytes + 1)
+        except PermissionError:
+            message = f"can't be read by the daemon (it belongs to {job.owner})"
+            hint = "drop it again, readable: chmod g+r before the move, or use cp"
+            raise _refusal(job, "spool.unreadable", message, hint) from None
+
+
+def owner_name(uid: int) -> str:
+    """Return the user's name, or ``uid:1234`` where this box has none for it."""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return f"uid:{uid}"
+
+
+def _stamp(status: os.stat_result, wall_ns: int) -> Stamp:
+    age_s = (wall_ns - max(status.st_mtime_ns, status.st_ctime_ns)) / 1e9
+    return Stamp(
+        inode=status.st_ino,
+        size=status.st_size,
+        mtime_ns=status.st_mtime_ns,
+        mode=status.st_mode,
+        uid=status.st_uid,
+        age_s=age_s,
+    )
+
+
+def _given_back(target: Path, source: Path) -> bool:
+    """Put a file back that was written to while it was taken, unless its name is taken again."""
+    if os.path.lexists(source):
+        return False
+    target.rename(source)
+    return True
+
+
+def _sha256(path: Path, max_bytes: int) -> str | None:
+    """Hash a regular file of a sane size; None for anything else."""
+    status = path.lstat()
+    if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
+        return None
+    with suppress(PermissionError):
+        return hashlib.sha256(path.read_bytes()).hexdigest()
+    return None
+
+
+def _is_ours(name: str) -> bool:
+    return name == JOB_FILE or name.endswith(".capa-tmp")
+
+
+def _move(state: JobState, note: str) -> Move:
+    return Move(state, utc_now().isoformat(timespec="milliseconds"), note)
+
+
+def _refusal(job: Job, code: str, message: str, hint: str) -> ProblemsError:
+    return ProblemsError([Problem(code, message, file=shown_name(job.name), hint=hint)])

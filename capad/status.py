@@ -1,0 +1,81 @@
+"""The one line that says what the box is doing: for ``systemctl status`` and for a terminal."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from capa.runtime.progress import RunProgress
+from capa.runtime.safe_state import ChannelVerdict, Verdict
+
+__all__ = ["SafeRecord", "Snapshot", "status_line", "worst"]
+
+
+@dataclass(frozen=True, slots=True)
+class SafeRecord:
+    """When the safe state was last driven, and with what result."""
+
+    verdicts: Mapping[str, ChannelVerdict]
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything that the line may speak of.
+
+    ``phase`` is what it begins with when nothing else takes precedence: ``STARTING``, ``IDLE``,
+    ``RUN``, ``STOPPING``; ``doing`` says more.
+    """
+
+    phase: str
+    doing: str = ""
+    progress: RunProgress | None = None
+    stop_reason: str = ""
+    held: str | None = None
+    hold_file: str = ""
+    queue: int = 0
+    silent: tuple[str, ...] = ()
+    trouble: str | None = None
+    safe: SafeRecord | None = None
+
+
+def status_line(now: Snapshot) -> str:
+    """Return the line; what a person has to act on comes first."""
+    parts = [_head(now), f"queue {now.queue}"]
+    if now.held is not None and now.phase == "RUN":
+        parts.append(f"held after this run: {now.held}")
+    if now.silent:
+        parts.append(f"no answer from {', '.join(now.silent)}")
+    if now.trouble:
+        parts.append(f"TROUBLE: {now.trouble}")
+    parts.append(f"last safe: {_safe(now.safe)}")
+    return "; ".join(parts)
+
+
+def worst(verdicts: Mapping[str, ChannelVerdict]) -> Verdict:
+    """Return the weakest of the verdicts: a rig is as safe as its least certain output."""
+    order = (Verdict.UNREACHABLE, Verdict.COMMANDED, Verdict.PROVEN)
+    found = {verdict.verdict for verdict in verdicts.values()}
+    return next((verdict for verdict in order if verdict in found), Verdict.PROVEN)
+
+
+def _head(now: Snapshot) -> str:
+    if now.phase == "RUN":
+        return _run(now)
+    if now.phase == "IDLE" and now.held is not None:
+        return f"HELD {now.held}; to release: rm '{now.hold_file}'"
+    return f"{now.phase} {now.doing}".strip()
+
+
+def _run(now: Snapshot) -> str:
+    stopping = f"stopping ({now.stop_reason}), " if now.stop_reason else ""
+    if now.progress is None:
+        return f"RUN {stopping}{now.doing}".strip()
+    return f"RUN {now.progress.run_id} {stopping}{now.progress.describe()}"
+
+
+def _safe(record: SafeRecord | None) -> str:
+    if record is None:
+        return "not yet"
+    verdict = worst(record.verdicts)
+    bad = [n for n, v in record.verdicts.items() if v.verdict is verdict is not Verdict.PROVEN]
+    return f"{verdict}{' ' + ', '.join(bad) if bad else ''} {record.at:%H:%M}"

@@ -1,0 +1,126 @@
+"""What the service manager is told: ready, alive, what goes on, and how long an end takes.
+
+``WATCHDOG=1`` is sent by a task of the loop that it vouches for, and only while every vital loop
+is fresh; there is no thread that would go on petting for a dead engine.
+"""
+
+import os
+from collections.abc import Callable, Mapping
+
+import sdnotify
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from capad.heartbeats import Heartbeats
+
+__all__ = ["Notifier", "Supervisor"]
+
+_TICK_S = 0.5
+_LAG_WARNING_S = 0.25
+_EXTEND_EVERY_S = 5.0
+_EXTEND_BY_S = 20.0
+_STATUS_LENGTH = 480
+
+
+class Notifier:
+    """Speaks to the service manager, if there is one."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self._socket = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in environment else None
+        watchdog_us = environment.get("WATCHDOG_USEC", "")
+        ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
+        self.watchdog_s = int(watchdog_us) / 1e6 if watchdog_us.isdigit() and ours else None
+
+    def send(self, *lines: str) -> None:
+        """Send assignments such as ``READY=1``, in one datagram."""
+        if self._socket is not None:
+            text = "\n".join(" ".join(line.split()) for line in lines)
+            # sdnotify encodes as Latin-1; what it is given has to come out as UTF-8.
+            self._socket.notify(text.encode("utf-8", "replace").decode("latin-1"))
+
+    def extend(self) -> None:
+        """Ask for more time to start or to stop."""
+        self.send(f"EXTEND_TIMEOUT_USEC={round(_EXTEND_BY_S * 1e6)}")
+
+
+class Supervisor:
+    """One task: status line, watchdog, more time where it is needed, and the loop's lag.
+
+    Args:
+        notifier: the way to the service manager.
+        heartbeats: who has to be alive for ``WATCHDOG=1``.
+        status: makes the status line.
+        needs_time: whether a start or a stop is going on that makes progress.
+        log: a structlog logger.
+    """
+
+    def __init__(
+        self,
+        notifier: Notifier,
+        heartbeats: Heartbeats,
+        *,
+        status: Callable[[], str],
+        needs_time: Callable[[], bool],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._notifier = notifier
+        self._heartbeats = heartbeats
+        self._status = status
+        self._needs_time = needs_time
+        self._log = log
+        self._last_status = ""
+        self._last_extend_s = float("-inf")
+        self._stale: frozenset[str] = frozenset()
+        self.max_lag_s = 0.0
+
+    def ready(self) -> None:
+        """Tell that start-up, or a reload, is through."""
+        self._last_status = self._status()
+        self._notifier.send("READY=1", f"STATUS={self._last_status[:_STATUS_LENGTH]}")
+
+    def reloading(self) -> None:
+        """Tell that the profile is being read again; ``ready`` ends it."""
+        self._notifier.send("RELOADING=1")
+
+    def stopping(self) -> None:
+        """Tell that the end has begun."""
+        self._notifier.send("STOPPING=1")
+        self._notifier.extend()
+
+    def refresh(self) -> None:
+        """Send the status line now, if it says something new."""
+        status = self._status()[:_STATUS_LENGTH]
+        if status != self._last_status:
+            self._last_status = status
+            self._notifier.send(f"STATUS={status}")
+
+    async def run(self) -> None:
+        """Tick until cancelled."""
+        watchdog_s = self._notifier.watchdog_s
+        period_s = _TICK_S if watchdog_s is None else min(_TICK_S, watchdog_s / 4)
+        due_s = trio.current_time()
+        while True:
+            self._tick(trio.current_time() - due_s)
+            due_s = max(due_s + period_s, trio.current_time())
+            await trio.sleep_until(due_s)
+
+    def _tick(self, lag_s: float) -> None:
+        now_s = trio.current_time()
+        self.max_lag_s = max(self.max_lag_s, lag_s)
+        if lag_s > _LAG_WARNING_S:
+            message = f"something held the event loop for {lag_s:.2f} s"
+            self._log.warning("loop.lag", message=message)
+        stale = self._heartbeats.stale(now_s)
+        self._report_stale(stale)
+        if not stale:
+            self._notifier.send("WATCHDOG=1")
+        if self._needs_time() and now_s - self._last_extend_s > _EXTEND_EVERY_S:
+            self._last_extend_s = now_s
+            self._notifier.extend()
+        self.refresh()
+
+    def _report_stale(self, stale: Mapping[str, float]) -> None:
+        for name in stale.keys() - self._stale:
+            message = f"{name} has not shown life for {stale[name]:.1f} s; the watchdog is not fed"
+            self._log.error("heartbeat.stale", loop=name, message=message)
+        self._stale = frozenset(stale)
