@@ -219,7 +219,8 @@ class _Teller:
             return f"did you mean `{close}`?"
         outer = self._model_at(table[:-1]) if table and isinstance(table[-1], str) else None
         if outer is not None and name in outer.model_fields:
-            return f"`{name}` belongs one table further out: put it above [...{table[-1]}]"
+            inner = ".".join(part for part in table if isinstance(part, str))
+            return f"`{name}` belongs one table further out: put it above [{inner}]"
         model = self._model_at(table)
         return f"known here: {', '.join(model.model_fields)}" if model else None
 

@@ -1,0 +1,39 @@
+"""The offline tool ``capa``: everything that needs no running daemon."""
+
+import sys
+
+import typer
+
+from capa.cli.twin import twin, twin_fault
+from capa.cli.validate import validate
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="capa",
+    help="Check and try out what a rig is going to run, without touching a rig.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+app.command(no_args_is_help=True)(validate)
+app.command(no_args_is_help=True)(twin)
+app.command("twin-fault", no_args_is_help=True)(twin_fault)
+
+
+@app.callback()
+def _root() -> None:
+    """Keep ``capa`` a group of commands, however few there are."""
+
+
+def main() -> None:
+    """Run the tool; the entry point of the script ``capa``."""
+    try:
+        app()
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()
