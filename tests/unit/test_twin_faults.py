@@ -1,0 +1,182 @@
+"""Faults of a simulated line, in virtual time: what the link makes of each, and what is logged."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from adapters.alicat import FAMILY as ALICAT
+from adapters.links.link import StreamLink
+from adapters.twin.memory import TwinHandle, twin_connectors
+from adapters.watlow import FAMILY as WATLOW
+from capa.devices.adapter import AdapterFamily, DeviceAdapter, FieldWrite
+from capa.devices.link import Priority
+from capa.devices.spec import DeviceSpec, LinkSpec
+from capa.errors import CapaError, FrameError, LinkError, LinkTimeoutError
+
+Expected = type[Exception] | tuple[type[Exception], ...]
+FAMILIES: dict[str, AdapterFamily] = {"watlow": WATLOW, "alicat": ALICAT}
+
+
+@dataclass
+class Profile:
+    links: list[LinkSpec]
+    devices: list[DeviceSpec]
+    twin: dict[str, Any] = field(default_factory=dict)
+
+
+def bench(**twin: Any) -> Profile:  # noqa: ANN401 - a table of settings
+    return Profile(
+        links=[LinkSpec(name="heat", port="x"), LinkSpec(name="gas", port="y", baud=19200)],
+        devices=[
+            DeviceSpec(name="heater", adapter="watlow", link="heat", address=1),
+            DeviceSpec(name="other", adapter="watlow", link="heat", address=2),
+            DeviceSpec(name="purge", adapter="alicat", link="gas", address="A"),
+        ],
+        twin=twin,
+    )
+
+
+@dataclass
+class Rig:
+    twins: TwinHandle
+    links: dict[str, StreamLink]
+    adapters: dict[str, DeviceAdapter]
+
+    async def set(self, device: str, value: float) -> None:
+        await self.adapters[device].write(FieldWrite("setpoint", value), priority=Priority.COMMAND)
+
+
+async def opened(nursery: trio.Nursery, profile: Profile) -> Rig:
+    connectors, twins = twin_connectors(profile, FAMILIES)
+    links = {spec.name: StreamLink(spec, connectors[spec.name]) for spec in profile.links}
+    for link in links.values():
+        await nursery.start(link.run)
+    adapters: dict[str, DeviceAdapter] = {}
+    for spec in profile.devices:
+        adapters[spec.name] = FAMILIES[spec.adapter].create(spec, links[spec.link])
+        await adapters[spec.name].open()
+    return Rig(twins, links, adapters)
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "expected", "obeyed"),
+    [
+        ("silence", None, LinkTimeoutError, False),
+        ("mute", None, LinkTimeoutError, True),
+        ("delay", 0.8, LinkTimeoutError, True),
+        ("truncate", None, LinkTimeoutError, True),
+        ("crc", None, (FrameError, LinkTimeoutError), True),
+        ("wrong_address", None, (FrameError, LinkTimeoutError), True),
+        ("noise", 3.0, (FrameError, LinkTimeoutError), True),
+    ],
+)
+async def test_every_fault_of_a_line_is_an_error_and_its_end_is_the_end_of_it(
+    autojump_clock: MockClock, kind: str, value: float | None, expected: Expected, obeyed: bool
+) -> None:
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, bench())
+        rig.twins.fault(kind, device="heater", value=value)
+        with pytest.raises(expected):
+            await rig.set("heater", 300.0)
+        assert (rig.twins.outputs()["heater.setpoint"] == pytest.approx(300.0)) is obeyed
+        rig.twins.fault(kind, device="heater", active=False)
+        await rig.set("heater", 310.0)
+        assert rig.twins.outputs()["heater.setpoint"] == pytest.approx(310.0)
+        faults = [each for each in rig.twins.wire if each["event"] == "fault"]
+        assert [(each["device"], each["field"], each["active"]) for each in faults] == [
+            ("heater", kind, True),
+            ("heater", kind, False),
+        ]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_fault_of_one_device_leaves_its_neighbour_on_the_line_alone(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, bench())
+        rig.twins.fault("silence", device="heater")
+        await rig.set("other", 55.0)
+        with pytest.raises(LinkError):
+            await rig.adapters["heater"].poll()
+        assert rig.twins.outputs()["other.setpoint"] == pytest.approx(55.0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_fault_of_the_line_is_every_devices(autojump_clock: MockClock) -> None:
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, bench())
+        rig.twins.fault("silence", link="heat")
+        for device in ("heater", "other"):
+            with pytest.raises(LinkError):
+                await rig.adapters[device].poll()
+        await rig.set("purge", 10.0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_port_that_is_gone_takes_the_link_down_until_it_is_back(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, bench())
+        rig.twins.fault("port_gone", link="gas")
+        await trio.sleep(60)
+        assert not rig.links["gas"].is_up
+        assert rig.links["heat"].is_up
+        rig.twins.fault("port_gone", link="gas", active=False)
+        with trio.fail_after(rig.links["gas"].spec.reconnect_max_s + 0.1):
+            await rig.links["gas"].up()
+        await rig.set("purge", 10.0)
+        nursery.cancel_scope.cancel()
+
+
+async def test_with_wire_timing_a_reply_takes_as_long_as_its_bytes(
+    autojump_clock: MockClock,
+) -> None:
+    async def poll_s(profile: Profile) -> float:
+        async with trio.open_nursery() as nursery:
+            rig = await opened(nursery, profile)
+            begun_s = trio.current_time()
+            await rig.adapters["purge"].poll()
+            taken_s = trio.current_time() - begun_s
+            nursery.cancel_scope.cancel()
+        return taken_s
+
+    slower_s = await poll_s(bench(wire_timing=True)) - await poll_s(bench(wire_timing=False))
+    assert 0.02 < slower_s < 0.04  # about fifty characters of 10 bits at 19200 baud
+
+
+async def test_an_output_is_logged_once_at_the_start_and_at_every_change(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, bench())
+        for value in (5.0, 5.0, 7.0):
+            await rig.set("purge", value)
+        outputs = [
+            each["value"]
+            for each in rig.twins.wire
+            if each["event"] == "output" and each["device"] == "purge"
+        ]
+        assert outputs == [0.0, 5.0, 7.0]
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_fault_that_nobody_has_is_refused(autojump_clock: MockClock) -> None:
+    _, twins = twin_connectors(bench(), FAMILIES)
+    for kind, link, device, says in (
+        ("fire", "heat", None, "no device meant has a fault 'fire'"),
+        ("silence", "water", None, "no link 'water'"),
+        ("silence", None, "pump", "no device 'pump'"),
+        ("silence", "gas", "heater", "no link 'gas' with device 'heater'"),
+    ):
+        with pytest.raises(CapaError, match=says):
+            twins.fault(kind, link=link, device=device)
+
+
+async def test_a_family_that_is_not_installed_is_named(autojump_clock: MockClock) -> None:
+    with pytest.raises(CapaError, match="no adapter 'alicat' is installed; there are: watlow"):
+        twin_connectors(bench(), {"watlow": WATLOW})
