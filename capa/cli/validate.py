@@ -47,9 +47,9 @@ def validate(
 ) -> None:
     """Check methods, experiments and profiles.
 
-    Prints every problem at once: where it is, what is wrong, what would be right. Without --hardware a
-    method is checked for itself only. Exits with 0 if every file can be used, and with 2 if one
-    cannot.
+    Prints every problem at once: where it is, what is wrong, what would be right. Without
+    --hardware a method is checked for itself only. Exits with 0 if every file can be used, and
+    with 2 if one cannot.
     """
     from capa.config.problems import ProblemsError
 
