@@ -33,12 +33,15 @@ async def connector(spec: LinkSpec) -> FdStream:
 
 
 def _open(spec: LinkSpec) -> serial.Serial:
+    # A pseudo-terminal has no parity, and glibc calls a request for it invalid from the second
+    # time on, when nothing else changes with it.
+    is_pty = os.path.realpath(spec.port).startswith("/dev/pts/")
     try:
         port = serial.Serial(
             spec.port,
             baudrate=spec.baud,
-            bytesize=spec.bytesize,
-            parity=spec.parity,
+            bytesize=8 if is_pty else spec.bytesize,
+            parity=serial.PARITY_NONE if is_pty else spec.parity,
             stopbits=spec.stopbits,
             timeout=0,
             exclusive=True,
