@@ -285,6 +285,7 @@ class Conductor:
             self._rig.profile,
             handlers=None if handlers is None else frozenset(handlers),
             file=active.request.source_name,
+            text=active.request.method_text,
         )
 
     async def _open_bundle(self, active: _Active, procedure: Procedure) -> bool:

@@ -184,7 +184,7 @@ def request(
     return RunRequest(
         experiment=ExperimentConfig(method=of, procedure=reference),
         source_name="trial.method.toml",
-        method_text="" if of is None else "name = 'trial'",
+        method_text=None,
         hardware_text="name = 'bench'",
         config_text="",
         operator_id="maria",

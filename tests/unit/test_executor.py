@@ -42,7 +42,7 @@ async def walk(rig: Bench, *steps: Mapping[str, Any]) -> float:
     return trio.current_time() - began_s
 
 
-async def feed(rig: Bench, channel: str, values: Mapping[float, float]) -> None:
+async def feed(rig: Bench, channel: str, values: dict[float, float]) -> None:
     """Publish values at seconds from now."""
     began_s = trio.current_time()
     for at_s, value in values.items():
@@ -140,7 +140,7 @@ async def test_a_hold_with_both_ends_at_whichever_comes_first(
 ) -> None:
     rig = bench()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(feed, rig, "loss", {1: 0.0, fires_at_s: 0.2})
+        nursery.start_soon(feed, rig, "loss", {1.0: 0.0, fires_at_s: 0.2})
         took_s = await walk(rig, hold(duration_s=20, end_condition=LOSS))
     assert took_s == pytest.approx(ends_at_s)
 
@@ -259,7 +259,7 @@ async def test_acquire_sleeps_and_commands_nothing(autojump_clock: MockClock) ->
 async def test_a_wait_ends_with_the_sample_that_satisfies_it(autojump_clock: MockClock) -> None:
     rig = bench()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(feed, rig, "loss", {1: 0.05, 2: 0.1, 3.777: 0.11, 4: 0.5})
+        nursery.start_soon(feed, rig, "loss", {1.0: 0.05, 2.0: 0.1, 3.777: 0.11, 4.0: 0.5})
         took_s = await walk(rig, wait(end_condition=LOSS))
     assert took_s == pytest.approx(3.777)
 
@@ -299,7 +299,7 @@ async def test_a_channel_that_stops_delivering_fails_the_step(autojump_clock: Mo
     condition = {"channel": "heater.pv", "op": ">", "value": 500.0}
     began_s = trio.current_time()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(feed, rig, "heater.pv", {1: 20.0, 2: 20.0, 4: 20.0})
+        nursery.start_soon(feed, rig, "heater.pv", {1.0: 20.0, 2.0: 20.0, 4.0: 20.0})
         with pytest.raises(MethodExecutorError, match=r"heater.pv: no usable sample for 3 s"):
             await walk(rig, hold(end_condition=condition, duration_s=600))
     assert trio.current_time() - began_s == pytest.approx(7)
