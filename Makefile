@@ -38,7 +38,7 @@ check: $(READY) lint types imports unit ## ruff, flake8-async, mypy --strict, im
 lint: $(READY)
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/flake8-async --enable=ASYNC $$(git ls-files 'capa/*.py' 'capad/*.py' 'adapters/*.py')
+	$(BIN)/flake8-async --enable=ASYNC --startable-in-context-manager=run,serve_control,listen $$(git ls-files 'capa/*.py' 'capad/*.py' 'adapters/*.py')
 
 types: $(READY)
 	$(BIN)/mypy
