@@ -18,13 +18,15 @@ from capa.experiment.procedures.base import (
     Procedure,
     ProcedureContext,
     ProcedureError,
+    ResolvedRecordingPlan,
 )
 from capa.experiment.procedures.builtin.free_run import FreeRun
 from capa.experiment.procedures.builtin.recipe_runner import RecipeRunner
+from capa.plugins.discovery import load_procedures
 from capa.runtime.conductor import Conductor
 from capa.runtime.report import RunReport
 from capa.runtime.safe_state import Verdict, all_proven
-from tests.support.engine import bench_rig, conductor, method, request
+from tests.support.engine import bench, bench_rig, conductor, method, request
 
 HEATER = {"name": "heater.setpoint"}
 SHORT = method({"kind": "hold", "target": HEATER, "value": 100.0, "duration_s": 5.0})
@@ -411,3 +413,71 @@ async def test_adapters_can_be_looked_at_and_not_spoken_to(
         one = conductor(rig, tmp_path, procedures={Script.id: Curious})
         await one.run(request(None, procedure=Script.id))
     assert seen == [{"name", "family", "resource_id", "capabilities", "fields"}]
+
+
+async def test_a_procedure_can_have_only_its_channels_recorded(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Narrow(Script):
+        def plan_capture(self, default_plan: ResolvedRecordingPlan) -> ResolvedRecordingPlan:
+            assert "heater.pv" in default_plan.recorded_channels
+            return ResolvedRecordingPlan(channel_mode="only", recorded_channels=("heater.pv",))
+
+        async def run(self, ctx: ProcedureContext) -> None:
+            await trio.sleep(10)
+
+    async with bench_rig() as (rig, _):
+        one = conductor(rig, tmp_path, procedures={Script.id: Narrow})
+        report = await one.run(request(None, procedure=Script.id))
+    assert report.bundle is not None
+    manifest = json.loads((report.bundle / "manifest.json").read_text())
+    assert manifest["recorder"]["samples"] == pytest.approx(100, abs=10)
+
+
+async def test_the_recipe_runner_reports_an_engine_without_an_executor(
+    autojump_clock: MockClock,
+) -> None:
+    of = bench(SHORT)
+    of.ctx.method_executor = None
+    problems = await RecipeRunner().preflight(of.ctx)
+    assert [(one.code, one.blocking) for one in problems] == [("recipe_runner.no_executor", True)]
+
+
+async def test_the_recipe_runner_keeps_its_notes_and_logs_its_start_and_end(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with bench_rig() as (rig, _):
+        config = {"notes": "PMMA replicate 3", "auto_acknowledge_prompts": True}
+        of = method({"kind": "prompt", "message": "Close the door."})
+        report = await conductor(rig, tmp_path).run(request(of, config=config))
+    assert report.run_status == "completed"
+    assert report.bundle is not None
+    manifest = json.loads((report.bundle / "manifest.json").read_text())
+    assert manifest["custom"]["notes"] == "PMMA replicate 3"
+    lines = [json.loads(line) for line in (report.bundle / "run.log").read_text().splitlines()]
+    start = next(line for line in lines if line["event"] == "recipe_runner.start")
+    assert (start["method"], start["steps"], start["notes"]) == ("trial", 1, "PMMA replicate 3")
+    assert any(line["event"] == "recipe_runner.end" for line in lines)
+    assert "recipe_runner.start" not in kinds(report)
+
+
+def test_the_built_in_procedures_are_found_by_their_entry_points() -> None:
+    assert load_procedures().keys() >= {RecipeRunner.id, FreeRun.id}
+
+
+async def test_samples_go_on_to_the_disk_while_a_cancelled_run_is_made_safe(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with bench_rig() as (rig, twins), trio.open_nursery() as nursery:
+        one = conductor(rig, tmp_path)
+
+        async def run_for_a_while() -> None:
+            with trio.move_on_after(10):
+                await one.run(request(LONG))
+
+        nursery.start_soon(run_for_a_while)
+        await trio.sleep(9)
+        twins.fault("silence", link="oven")
+        await trio.sleep(5)
+        assert one.bundle is not None
+        assert one.bundle.health.pending_samples < 40
