@@ -5,6 +5,7 @@ lines, in text that ``tomllib`` has accepted. What it can't follow costs the lin
 the verdict (docs/decisions/0002).
 """
 
+import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
@@ -33,7 +34,9 @@ def toml_lines(text: str) -> dict[Path, int]:
     Array elements are counted by index: the third ``[[steps]]`` is ``("steps", 2)``.
     """
     scanner = _TomlScanner(text)
-    with suppress(IndexError):  # ran off the end: what was found so far still serves
+    with suppress(
+        IndexError, tomllib.TOMLDecodeError
+    ):  # ran off the end: what was found so far still serves
         scanner.document()
     return scanner.lines
 
@@ -141,11 +144,16 @@ class _TomlScanner:
         parts = []
         while True:
             self._skip_spaces()
-            parts.append(self._string() if self._peek() in {'"', "'"} else self._bare())
+            parts.append(self._quoted() if self._peek() in {'"', "'"} else self._bare())
             self._skip_spaces()
             if self._text[self._at] != ".":
                 return parts
             self._advance()
+
+    def _quoted(self) -> str:
+        is_basic = self._peek() == '"'
+        text = self._string()
+        return tomllib.loads(f'key = "{text}"')["key"] if is_basic and "\\" in text else text
 
     def _bare(self) -> str:
         start = self._at

@@ -117,7 +117,8 @@ def parse_yaml(text: str, *, file: str | None) -> Source:
         raise _refusal("file.not_yaml", file, "brackets are nested too deeply") from None
     except (yaml.YAMLError, ValueError, TypeError, KeyError) as error:
         mark = getattr(error, "problem_mark", None)
-        message = f"is not YAML: {getattr(error, 'problem', None) or error}"
+        reason = str(getattr(error, "problem", None) or error).splitlines()[0][:120]
+        message = f"is not YAML: {reason}"
         line = mark.line + 1 if mark else None
         raise _refusal("file.not_yaml", file, message, line=line) from None
     if not isinstance(data, dict) or not all(isinstance(key, str) for key in data):

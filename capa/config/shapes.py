@@ -16,7 +16,7 @@ def child(node: object, part: str | int) -> object:
     """Return the value of a key or an index, or None."""
     if isinstance(node, dict):
         return node.get(part)
-    if isinstance(node, list) and isinstance(part, int) and 0 <= part < len(node):
+    if isinstance(node, list | tuple) and isinstance(part, int) and 0 <= part < len(node):
         return node[part]
     return None
 
