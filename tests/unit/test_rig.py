@@ -8,7 +8,7 @@ import trio
 from trio.testing import MockClock
 
 from capa.channels.sample import Status
-from capa.devices.adapter import Health
+from capa.devices.adapter import Health, Identity
 from capa.devices.link import Priority
 from capa.errors import DeviceError
 from tests.support.engine import bench_rig, profile
@@ -135,3 +135,26 @@ async def test_what_takes_no_command_is_not_written(
     async with bench_rig() as (rig, _):
         with pytest.raises(DeviceError, match=channel):
             await rig.write(channel, 1.0, priority=Priority.COMMAND)
+
+
+async def test_a_device_whose_cable_was_out_between_two_polls_is_opened_again(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = profile().model_dump()
+    table["devices"][0]["poll_hz"] = 0.1
+    async with bench_rig(profile(devices=table["devices"])) as (rig, twins):
+        furnace, opened = rig.devices["furnace"], []
+        really_open = furnace.open
+
+        async def counted_open() -> Identity:
+            opened.append(trio.current_time())
+            return await really_open()
+
+        monkeypatch.setattr(furnace, "open", counted_open)
+        twins.fault("port_gone", link="oven")
+        await trio.sleep(0.5)
+        assert not rig.answers("furnace")
+        twins.fault("port_gone", link="oven", active=False)
+        await trio.sleep(15)
+        assert len(opened) == 1
+        assert rig.answers("furnace")
