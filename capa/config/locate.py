@@ -8,8 +8,10 @@ the verdict (docs/decisions/0002).
 import tomllib
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from typing import TYPE_CHECKING
 
-import yaml
+if TYPE_CHECKING:
+    import yaml
 
 __all__ = ["Path", "line_of", "toml_lines", "yaml_lines"]
 
@@ -43,6 +45,8 @@ def toml_lines(text: str) -> dict[Path, int]:
 
 def yaml_lines(text: str) -> dict[Path, int]:
     """Map every key path of a YAML text to its line; empty if the text is not YAML."""
+    import yaml
+
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.YAMLError:
@@ -50,7 +54,9 @@ def yaml_lines(text: str) -> dict[Path, int]:
     return dict(_yaml_walk(root, ())) if root is not None else {}
 
 
-def _yaml_walk(node: yaml.Node, path: Path) -> Iterator[tuple[Path, int]]:
+def _yaml_walk(node: "yaml.Node", path: Path) -> Iterator[tuple[Path, int]]:
+    import yaml
+
     yield path, node.start_mark.line + 1
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:

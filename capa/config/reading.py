@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path as FilePath
 from typing import Any
 
-import yaml
-
 from capa.config.locate import Path, line_of, toml_lines, yaml_lines
 from capa.config.problems import Problem, ProblemsError
 
@@ -111,6 +109,8 @@ def parse_yaml(text: str, *, file: str | None) -> Source:
     Raises:
         ProblemsError: not YAML, or a list or a scalar.
     """
+    import yaml  # few files are, and the daemon's start-up counts every millisecond
+
     try:
         data = yaml.safe_load(text)
     except RecursionError:
