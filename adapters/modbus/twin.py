@@ -1,0 +1,213 @@
+"""The simulated device behind a register map, fed from the plant."""
+
+import math
+import random
+from collections.abc import Callable, Mapping, Sequence
+from zlib import crc32
+
+from adapters.modbus.codec import (
+    READ_HOLDING,
+    BadRequest,
+    ExcCodes,
+    ReadRegisters,
+    Refusal,
+    Registers,
+    Reply,
+    Request,
+    RequestCollector,
+    WriteRegister,
+    WriteRegisters,
+    Written,
+    encode_reply,
+)
+from adapters.modbus.fields import RegisterField, decode, encode
+from adapters.modbus.options import ModbusOptions, ModbusTwinOptions, TwinField, unit_of
+from capa.devices.delay import ReplyDelay
+from capa.devices.spec import DeviceSpec
+from capa.devices.twin import PlantPort, TwinReply
+
+__all__ = ["ModbusTwin"]
+
+_INT_BREAK = 0x7FFF
+_Cell = tuple[int, int]
+"""Function code that reads it, and address: holding and input registers are two spaces."""
+
+
+class ModbusTwin:
+    """One device: what the plant says, in registers; what is written, remembered or driven.
+
+    A number too large for its type reads as the type's own limit, as an indicator's does.
+    """
+
+    def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
+        self._map = ModbusOptions.model_validate(spec.options)
+        options = ModbusTwinOptions.model_validate(spec.twin)
+        strangers = sorted(set(options.fields) - set(self._map.fields))
+        if strangers:
+            raise ValueError(
+                f"{spec.name}: [devices.twin.fields.{strangers[0]}] is not in the register map"
+            )
+        seed = spec.name if options.seed is None else options.seed
+        self._name = spec.name
+        self._unit = unit_of(spec)
+        self._plant = plant
+        self._delay = ReplyDelay(options.reply_delay_s, seed=seed)
+        self._random = random.Random(  # noqa: S311 - a repeatable noise, not a secret
+            seed if isinstance(seed, int) else crc32(seed.encode())
+        )
+        self._collector = RequestCollector()
+        self._plays = {name: options.fields.get(name, TwinField()) for name in self._map.fields}
+        self._held = {name: play.value for name, play in self._plays.items()}
+        self._cells = self._layout(self._map.fields)
+        self._refuses: int | None = None
+        self._frozen: Mapping[str, float] | None = None
+        self._broken = False
+
+    @staticmethod
+    def _layout(fields: Mapping[str, RegisterField]) -> dict[_Cell, list[tuple[str, int]]]:
+        """Return for each register the fields in it, and which of their registers it is."""
+        cells: dict[_Cell, list[tuple[str, int]]] = {}
+        for name, field in fields.items():
+            for index in range(field.width):
+                cells.setdefault((field.function, field.address + index), []).append((name, index))
+        return cells
+
+    # --- the contract of a twin -----------------------------------------------------------------
+
+    @property
+    def name(self) -> str:
+        """The device's name in the profile."""
+        return self._name
+
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        """Answer the requests that these bytes complete."""
+        mine = (one for one in self._collector.feed(chunk) if one.unit == self._unit)
+        return [
+            TwinReply(encode_reply(request, self._answer(request)), self._delay.next_s())
+            for request in mine
+        ]
+
+    def line_idle(self) -> None:
+        """Forget a half-received request."""
+        self._collector.reset()
+
+    def outputs(self) -> dict[str, float]:
+        """Return what can be commanded, by field."""
+        return {
+            name: self._truth(name)
+            for name, field in self._map.fields.items()
+            if field.command is not None
+        }
+
+    def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
+        """Enter or leave ``exception`` (value: the code), ``frozen`` or ``sensor_break``.
+
+        A broken sensor reads as NaN in a float and as 32767 in an integer: a field's scale makes
+        a number of that, so a profile wants an alarm on it.
+        """
+        match kind:
+            case "exception":
+                code = ExcCodes.DEVICE_FAILURE if value is None else int(value)
+                self._refuses = code if active else None
+            case "frozen":
+                seen = {name: self._truth(name) for name in self._map.fields}
+                self._frozen = seen if active else None
+            case "sensor_break":
+                self._broken = active
+            case _:
+                return False
+        return True
+
+    # --- requests -------------------------------------------------------------------------------
+
+    def _answer(self, request: Request | BadRequest) -> Reply:
+        if self._refuses is not None:
+            return Refusal(request.function, self._refuses)
+        match request:
+            case BadRequest(_, function, code):
+                return Refusal(function, code)
+            case ReadRegisters(_, address, count, function):
+                return self._read(function, address, count)
+            case WriteRegister(_, address, value):
+                return self._write(request.function, address, (value,))
+            case WriteRegisters(_, address, values):
+                return self._write(request.function, address, values)
+
+    def _read(self, function: int, address: int, count: int) -> Reply:
+        shown: dict[str, tuple[int, ...]] = {}
+        words = []
+        for register in range(address, address + count):
+            found = self._cells.get((function, register))
+            if found is None:
+                return Refusal(function, ExcCodes.ILLEGAL_ADDRESS)
+            word = 0
+            for name, index in found:
+                if name not in shown:
+                    shown[name] = self._words(name)
+                word |= shown[name][index]
+            words.append(word)
+        return Registers(b"".join(word.to_bytes(2, "big") for word in words))
+
+    def _words(self, name: str) -> tuple[int, ...]:
+        field, play = self._map.fields[name], self._plays[name]
+        if self._broken and play.quantity is not None and field.type != "bit":
+            return self._broken_words(field)
+        value = self._truth(name) if self._frozen is None else self._frozen[name]
+        if play.noise and self._frozen is None:
+            value += self._random.gauss(0.0, play.noise)
+        try:
+            return encode(field, value, self._map.word_order)
+        except ValueError:
+            return (_INT_BREAK,) if field.width == 1 else (_INT_BREAK, 0xFFFF)
+
+    def _broken_words(self, field: RegisterField) -> tuple[int, ...]:
+        if field.type == "float32":
+            return encode(field, math.nan, self._map.word_order)
+        return (_INT_BREAK,) * field.width
+
+    def _truth(self, name: str) -> float:
+        quantity = self._plays[name].quantity
+        return self._held[name] if quantity is None else self._plant.get(quantity)
+
+    def _write(self, function: int, address: int, words: tuple[int, ...]) -> Reply:
+        """Write all fields or none: what is not there is found before anything changes."""
+        puts: list[Callable[[], None]] = []
+        at = 0
+        while at < len(words):
+            name = self._writable(address + at)
+            if name is None:
+                return Refusal(function, ExcCodes.ILLEGAL_ADDRESS)
+            width = self._map.fields[name].width
+            part = words[at : at + width]
+            if len(part) < width:
+                return Refusal(function, ExcCodes.ILLEGAL_VALUE)
+            value = self._value_of(name, part)
+            if value is None:
+                return Refusal(function, ExcCodes.ILLEGAL_VALUE)
+            puts.append(lambda name=name, value=value: self._put(name, value))  # type: ignore[misc]
+            at += width
+        for put in puts:
+            put()
+        return Written()
+
+    def _writable(self, address: int) -> str | None:
+        """Return the field that may be written and begins at this register."""
+        for name, index in self._cells.get((READ_HOLDING, address), ()):
+            if index == 0 and self._map.fields[name].access == "rw":
+                return name
+        return None
+
+    def _value_of(self, name: str, words: tuple[int, ...]) -> float | None:
+        field = self._map.fields[name]
+        data = b"".join(word.to_bytes(2, "big") for word in words)
+        value = decode(field, data, 0, self._map.word_order)
+        low = -math.inf if field.min is None else field.min
+        high = math.inf if field.max is None else field.max
+        return value if math.isfinite(value) and low <= value <= high else None
+
+    def _put(self, name: str, value: float) -> None:
+        quantity = self._plays[name].quantity
+        if quantity is None:
+            self._held[name] = value
+        else:
+            self._plant.set(quantity, value)
