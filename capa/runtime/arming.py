@@ -6,16 +6,27 @@ from typing import Any, NoReturn
 import trio
 from pydantic import ValidationError
 
+from capa.channels.registry import ChannelRegistry
+from capa.config.explain import did_you_mean
 from capa.config.problems import Problem
 from capa.experiment.procedures.base import (
     ChannelRequirement,
     Procedure,
     ProcedureContext,
     ProcedureError,
+    ResolvedRecordingPlan,
 )
 from capa.runtime.rig import Rig
 
-__all__ = ["PREFLIGHT_BUDGET_S", "NoBundleYet", "is_blocking", "make_procedure", "preflight"]
+__all__ = [
+    "PREFLIGHT_BUDGET_S",
+    "NoBundleYet",
+    "is_blocking",
+    "make_procedure",
+    "plan_recording",
+    "procedure_problems",
+    "rig_problems",
+]
 
 PREFLIGHT_BUDGET_S = 10.0
 
@@ -71,16 +82,47 @@ def _config_problem(cls: type[Procedure], detail: Mapping[str, Any]) -> Problem:
     )
 
 
-async def preflight(
-    rig: Rig, procedure: Procedure, ctx: ProcedureContext, *, trip: str
+def plan_recording(
+    procedure: Procedure, registry: ChannelRegistry
+) -> ResolvedRecordingPlan | list[Problem]:
+    """Ask the procedure what to record, once; without an answer everything is recorded."""
+    cls, default = type(procedure), ResolvedRecordingPlan(recorded_channels=registry.names)
+    try:
+        plan_capture = getattr(procedure, "plan_capture", None)
+        plan = default if plan_capture is None else plan_capture(default)
+    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        return [_raised(cls, "plan_capture", error)]
+    if plan is None:
+        return default
+    if not isinstance(plan, ResolvedRecordingPlan):
+        return [
+            Problem(
+                code="procedure.plan_capture_result",
+                message=f"{cls.id}: plan_capture returned {plan!r}",
+                hint="return a ResolvedRecordingPlan, or None to record everything",
+            )
+        ]
+    unknown = [name for name in plan.recorded_channels if name not in registry]
+    return [_unknown_recorded(cls, name, registry) for name in unknown] or plan
+
+
+def _unknown_recorded(cls: type[Procedure], name: str, registry: ChannelRegistry) -> Problem:
+    return Problem(
+        code="procedure.plan_capture_channel",
+        message=f"{cls.id}: plan_capture asks for {name!r}, and no channel is called so",
+        hint=did_you_mean(str(name), registry.names),
+    )
+
+
+async def procedure_problems(
+    rig: Rig, procedure: Procedure, ctx: ProcedureContext, *, budget_s: float = PREFLIGHT_BUDGET_S
 ) -> list[Problem]:
-    """Return everything that stands against arming, and what is merely odd."""
-    problems = _rig_problems(rig, trip)
-    problems += _requirement_problems(rig, procedure)
-    return problems + await _procedure_problems(procedure, ctx)
+    """Return what the procedure lacks on this rig, and what it says itself."""
+    problems = _requirement_problems(rig, procedure)
+    return problems + await _own_problems(procedure, ctx, budget_s)
 
 
-def _rig_problems(rig: Rig, trip: str) -> list[Problem]:
+def rig_problems(rig: Rig, *, trip: str) -> list[Problem]:
     """A tripped rig, or one with a silent device that must answer, arms nothing."""
     problems = []
     if trip:
@@ -145,10 +187,12 @@ def _channel_problem(rig: Rig, procedure: Procedure, wanted: ChannelRequirement)
     )
 
 
-async def _procedure_problems(procedure: Procedure, ctx: ProcedureContext) -> list[Problem]:
+async def _own_problems(
+    procedure: Procedure, ctx: ProcedureContext, budget_s: float
+) -> list[Problem]:
     """Ask the procedure itself, within a deadline; a raise or rubbish is one blocking problem."""
     cls = type(procedure)
-    with trio.move_on_after(PREFLIGHT_BUDGET_S):
+    with trio.move_on_after(budget_s):
         try:
             problems = await procedure.preflight(ctx)
         except ProcedureError as error:
@@ -167,7 +211,7 @@ async def _procedure_problems(procedure: Procedure, ctx: ProcedureContext) -> li
     return [
         Problem(
             code="procedure.preflight_hangs",
-            message=f"{cls.id}: preflight did not return within {PREFLIGHT_BUDGET_S:g} s",
+            message=f"{cls.id}: preflight did not return within {budget_s:g} s",
             hint="preflight checks configuration; waiting and device reads belong into run",
         )
     ]

@@ -29,11 +29,23 @@ from capa.experiment.procedures.base import (
     AdapterView,
     Procedure,
     ProcedureContext,
+    ProcedureError,
     ResolvedRecordingPlan,
+    declared_handlers,
 )
-from capa.runtime.arming import NoBundleYet, is_blocking, make_procedure, preflight
+from capa.runtime.arming import (
+    PREFLIGHT_BUDGET_S,
+    NoBundleYet,
+    is_blocking,
+    make_procedure,
+    plan_recording,
+    procedure_problems,
+    rig_problems,
+)
 from capa.runtime.databus import Tap
 from capa.runtime.gate import Gate
+from capa.runtime.inner import InnerRunner
+from capa.runtime.lag import watch_lag
 from capa.runtime.progress import RunProgress, progress_of
 from capa.runtime.report import Outcome, RunReport, RunRequest
 from capa.runtime.rig import Rig
@@ -80,6 +92,10 @@ class _Active:
     executor: MethodExecutor
     log: RunLog
     started_utc: datetime
+    outer: "_Active | None" = None
+    label: str = ""
+    plan: ResolvedRecordingPlan = field(default_factory=ResolvedRecordingPlan)
+    report: RunReport | None = None
     stop: StopSignal = field(default_factory=StopSignal)
     second_stop: StopSignal = field(default_factory=StopSignal)
     problems: list[Problem] = field(default_factory=list)
@@ -95,10 +111,27 @@ class _Active:
         if self.failure:
             return "crashed", self.failure
         if self.stop.is_set():
-            return "aborted", self.stop.reason
+            note = "" if self.ctx is None else self.ctx.metadata.get("exit_note", "")
+            return "aborted", f"{self.stop.reason}; {note}" if note else self.stop.reason
         if self.returned:
             return "completed", "the procedure ran to its end"
         return "aborted", "the run was cancelled from above"
+
+    @property
+    def outermost(self) -> "_Active":
+        """The run that the daemon knows of."""
+        return self if self.outer is None else self.outer.outermost
+
+    def ask_to_stop(self, reason: str) -> None:
+        """Set the stop, or the second one; on record."""
+        first = not self.stop.is_set()
+        self.event(
+            "run.stop_requested" if first else "run.cooldown_ended",
+            reason,
+            severity="warning",
+            metadata={"reason": reason},
+        )
+        (self.stop if first else self.second_stop).set(reason)
 
     def event(
         self,
@@ -170,10 +203,18 @@ class Conductor:
     def progress(self) -> RunProgress | None:
         """Where the run in progress is; None between runs."""
         active = self._active
-        if active is None or active.bundle is None:
+        bundle = None if active is None else active.outermost.bundle
+        if active is None or bundle is None:
             return None
-        run_id = active.bundle.run_id
-        return progress_of(run_id, active.executor, self._rig.bus, self._rig.registry)
+        status = "" if active.ctx is None else str(active.ctx.metadata.get("status", ""))
+        return progress_of(
+            bundle.run_id,
+            active.executor,
+            self._rig.bus,
+            self._rig.registry,
+            within=active.label,
+            status=status,
+        )
 
     @property
     def metadata(self) -> dict[str, Any] | None:
@@ -186,43 +227,81 @@ class Conductor:
         return self._active.bundle if self._active else None
 
     def stop(self, reason: str) -> None:
-        """Ask the run to stop; asked again, end the cool-down dwell of what follows the stop."""
+        """Ask the run to stop; asked again, end the cool-down dwell of what follows the stop.
+
+        A run inside the run is stopped with it.
+        """
         active = self._active
-        if active is None:
-            return
-        first = not active.stop.is_set()
-        active.event(
-            "run.stop_requested" if first else "run.cooldown_ended",
-            reason,
-            severity="warning",
-            metadata={"reason": reason},
-        )
-        (active.stop if first else active.second_stop).set(reason)
+        while active is not None:
+            active.ask_to_stop(reason)
+            active = active.outer
 
     async def run(self, request: RunRequest) -> RunReport:
         """Conduct one run; its end, good or bad, is the report, not an exception."""
         if self._active is not None:
             raise RuntimeError("a run is in progress; one rig conducts one run at a time")
+        self.last_report = None
         active = self._active = self._begin(request)
         try:
-            if not await self._arm(active):
-                return self._refused(active)
-            await self._conduct(active)
+            return await self._conducted(active)
         finally:
             self._active = None
-        if self.last_report is None:
+
+    async def _conducted(self, active: _Active) -> RunReport:
+        if not await self._arm(active):
+            return self._refused(active)
+        await self._conduct(active)
+        if active.report is None:
             raise RuntimeError("the run ended without a report")
-        return self.last_report
+        return active.report
+
+    # --- runs inside a run ----------------------------------------------------------------------
+
+    async def _run_inner(self, outer: _Active, request: RunRequest, label: str) -> RunReport:
+        """Conduct a run inside another, whose authorization is out of force meanwhile.
+
+        It comes into force again only when the inner run's safe state has been driven.
+        """
+        if self._active is not outer or outer.bundle is None:
+            raise ProcedureError(f"{label}: inner runs are started by run(), one at a time")
+        suspended = self.gate.suspend()
+        inner = self._active = self._begin(request, outer=outer, label=label)
+        try:
+            if outer.stop.is_set():
+                message = f"a stop was asked for before {label} began ({outer.stop.reason})"
+                inner.problems.append(Problem(code="run.stopped", message=message))
+                return self._refused(inner)
+            return await self._conducted(inner)
+        finally:
+            self._active = outer
+            self.gate.resume(suspended)
+
+    async def _check_inner(self, outer: _Active, request: RunRequest) -> list[Problem]:
+        """Check a run that is to come; half of preflight's time, as this happens within it."""
+        inner = self._begin(request, outer=outer)
+        try:
+            await self._checked(inner, budget_s=PREFLIGHT_BUDGET_S / 2)
+        finally:
+            inner.authorization.disarm()
+        return inner.problems
 
     # --- arming ---------------------------------------------------------------------------------
 
-    def _begin(self, request: RunRequest) -> _Active:
-        self.last_report = None
+    def _begin(
+        self, request: RunRequest, *, outer: _Active | None = None, label: str = ""
+    ) -> _Active:
         authorization = Authorization.mint(request.operator_id)
         log = RunLog(self._log, source=request.source_name)
         executor = MethodExecutor()
         active = _Active(
-            request, RunClock.start(), authorization, executor, log, started_utc=utc_now()
+            request,
+            RunClock.start(),
+            authorization,
+            executor,
+            log,
+            started_utc=utc_now(),
+            outer=outer,
+            label=label,
         )
         executor.cooldown_stop = active.second_stop
         executor.on_step = self._stepped
@@ -230,16 +309,27 @@ class Conductor:
 
     async def _arm(self, active: _Active) -> bool:
         """Check everything, then open the bundle; False when the run is refused."""
-        procedure = self._make_procedure(active)
-        if procedure is None:
-            return False
-        ctx = active.ctx = active.executor.ctx = self._context(active)
-        active.problems += self._method_problems(active, procedure)
-        active.problems += await preflight(self._rig, procedure, ctx, trip=self.gate.trip)
-        if any(map(is_blocking, active.problems)):
+        active.problems += rig_problems(self._rig, trip=self.gate.trip)
+        procedure = await self._checked(active, budget_s=PREFLIGHT_BUDGET_S)
+        if procedure is None or any(map(is_blocking, active.problems)):
             return False
         active.procedure = procedure
         return await self._open_bundle(active, procedure)
+
+    async def _checked(self, active: _Active, *, budget_s: float) -> Procedure | None:
+        """Make the procedure and its context, and collect the problems; None without either."""
+        procedure = self._make_procedure(active)
+        if procedure is None:
+            return None
+        plan = plan_recording(procedure, self._rig.registry)
+        if isinstance(plan, list):
+            active.problems += plan
+        else:
+            active.plan = plan
+        ctx = active.ctx = active.executor.ctx = self._context(active)
+        active.problems += self._method_problems(active, procedure)
+        active.problems += await procedure_problems(self._rig, procedure, ctx, budget_s=budget_s)
+        return procedure
 
     def _make_procedure(self, active: _Active) -> Procedure | None:
         wanted = active.request.experiment.procedure
@@ -270,6 +360,14 @@ class Conductor:
             authorization=active.authorization,
             dispatcher=self.gate,
             method_executor=active.executor,
+            runs=None if active.outer is not None else self._inner_runs(active),
+        )
+
+    def _inner_runs(self, active: _Active) -> InnerRunner:
+        return InnerRunner(
+            outer=active.request,
+            checker=partial(self._check_inner, active),
+            conduct=partial(self._run_inner, active),
         )
 
     def _method_problems(self, active: _Active, procedure: Procedure) -> list[Problem]:
@@ -279,11 +377,10 @@ class Conductor:
         # Here, and not above: arming pays for it, starting the daemon does not.
         from capa.config.check import check_method
 
-        handlers = getattr(procedure, "custom_handler_ids", None)
         return check_method(
             method,
             self._rig.profile,
-            handlers=None if handlers is None else frozenset(handlers),
+            handlers=declared_handlers(type(procedure)),
             file=active.request.source_name,
             text=active.request.method_text,
         )
@@ -320,8 +417,13 @@ class Conductor:
             ended_utc=utc_now(),
             problems=tuple(active.problems),
         )
-        self.last_report = report
+        self._keep(active, report)
         return report
+
+    def _keep(self, active: _Active, report: RunReport) -> None:
+        active.report = report
+        if active.outer is None:
+            self.last_report = report
 
     # --- the run ---------------------------------------------------------------------------------
 
@@ -334,7 +436,7 @@ class Conductor:
         budget_s = self._safing_budget_s + CLOSE_BUDGET_S + FINALIZE_BUDGET_S
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_record, bundle, recording, active)
-            tap = _tap(bundle, procedure, self._rig)
+            tap = _tap(bundle, active.plan)
             try:
                 self._start(active, bundle, ctx, procedure, tap)
                 await self._walk(active, procedure, ctx)
@@ -375,6 +477,7 @@ class Conductor:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._enforce_grace, active, nursery.cancel_scope)
             nursery.start_soon(_watch_recorder, active, nursery.cancel_scope)
+            nursery.start_soon(watch_lag, partial(self._lagged, active, procedure))
             try:
                 await procedure.run(ctx)
                 active.returned = True
@@ -382,14 +485,34 @@ class Conductor:
                 _crashed(active, error)
             nursery.cancel_scope.cancel()
 
+    def _lagged(self, active: _Active, procedure: Procedure, lag_s: float) -> None:
+        """Put it on record that the loop was blocked, and name who was at work."""
+        if self._active is not active:
+            return  # the run inside this one says so
+        message = (
+            f"the loop was blocked for {lag_s:.1f} s while {procedure.id} ran: ramps were late and "
+            "a stop went unheard; have it sleep with anyio.sleep and compute in "
+            "anyio.to_thread.run_sync"
+        )
+        active.log.warning("run.loop_blocked", message=message, lag_s=lag_s)
+        active.event(
+            "run.loop_blocked",
+            message,
+            severity="warning",
+            metadata={"procedure": procedure.id, "lag_s": lag_s},
+        )
+
     async def _enforce_grace(self, active: _Active, scope: trio.CancelScope) -> None:
         """Cancel a procedure that has not returned ``grace_s`` after the stop.
 
-        While the executor cools the rig down by a ``safe_shutdown``, the grace has not begun.
+        While the executor cools the rig down by a ``safe_shutdown``, or a run inside this one is
+        wound up, the grace has not begun.
         """
         await active.stop.wait()
         deadline_s = trio.current_time() + self._grace_s
         while (now_s := trio.current_time()) < deadline_s:
+            if self._active is not active:
+                deadline_s = now_s + self._grace_s
             until_s = active.executor.cooldown_until_s
             if until_s is not None and not active.second_stop.is_set():
                 deadline_s = max(deadline_s, until_s + self._grace_s)
@@ -433,9 +556,9 @@ class Conductor:
         }
         active.log.write = None
         await bundle.close(run_status=_recorded(status), exit_reason=reason, extra=extra)
-        self.last_report = self._report(active, status, reason, "finalizing")
+        self._keep(active, self._report(active, status, reason, "finalizing"))
         sealed = await self._seal(bundle.path)
-        self.last_report = self._report(active, status, reason, sealed)
+        self._keep(active, self._report(active, status, reason, sealed))
 
     async def _seal(self, path: Path) -> str:
         """Seal the bundle; a finalizer that fails leaves it to be finalized again later."""
@@ -499,11 +622,8 @@ def _crashed(active: _Active, error: Exception) -> None:
     )
 
 
-def _tap(bundle: BundleWriter, procedure: Procedure, rig: Rig) -> Tap:
+def _tap(bundle: BundleWriter, plan: ResolvedRecordingPlan) -> Tap:
     """Return what hands samples to the recorder: all of them, or those the procedure planned."""
-    plan_capture = getattr(procedure, "plan_capture", None)
-    default = ResolvedRecordingPlan(recorded_channels=rig.registry.names)
-    plan = (plan_capture(default) if plan_capture is not None else None) or default
     if plan.channel_mode == "all":
         return bundle.write_samples
     wanted = frozenset(plan.recorded_channels)

@@ -22,7 +22,7 @@ from capa.experiment.authorization import Authorization
 from capa.experiment.procedures.base import EventWriter
 from capa.runtime.rig import Rig
 
-__all__ = ["Gate", "Recorder"]
+__all__ = ["Gate", "Recorder", "SuspendedRun"]
 
 RATE_WINDOW_S = 10.0
 RATE_SLACK_S = 0.2
@@ -44,6 +44,13 @@ class _Run:
     authorization: Authorization
     recorder: Recorder
     clock: RunClock
+
+
+@dataclass(frozen=True, slots=True)
+class SuspendedRun:
+    """A run whose authorization is out of force while another runs inside it."""
+
+    run: _Run | None
 
 
 class _Refused(Exception):  # noqa: N818 - a refusal is an answer, and stays inside this module
@@ -100,6 +107,18 @@ class Gate:
         self._run = None
         for scope in self._in_flight:
             scope.cancel()
+
+    def suspend(self) -> SuspendedRun:
+        """Let nothing of the run through while another runs inside it; see ``resume``."""
+        suspended = SuspendedRun(self._run)
+        self._run = None
+        for scope in self._in_flight:
+            scope.cancel()
+        return suspended
+
+    def resume(self, suspended: SuspendedRun) -> None:
+        """Let the run through again, once the one inside it is over and the rig made safe."""
+        self._run = suspended.run
 
     def admit_manual(self, authorization: Authorization) -> None:
         """Let the manual commands of ``authorization`` through while it is armed."""

@@ -1,6 +1,6 @@
 """Where a run is, in numbers and in one line for a person."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import trio
 
@@ -17,7 +17,9 @@ _MINUTE_S, _HOUR_S = 60, 3600
 class RunProgress:
     """A run's place in its method; ``step`` counts from 1 and is 0 where no step runs.
 
-    ``from_value`` is where the target is now, ``to_value`` where the step takes it.
+    ``from_value`` is where the target is now, ``to_value`` where the step takes it. ``within``
+    names the part of a longer undertaking (``replicate 2/5``), ``status`` is the procedure's own
+    word on it (``ctx.metadata["status"]``).
     """
 
     run_id: str
@@ -31,10 +33,17 @@ class RunProgress:
     to_value: float | None = None
     condition: str = ""
     seconds_left: float | None = None
+    within: str = ""
+    status: str = ""
 
     def describe(self) -> str:
         """Return e.g. ``step 3/7 ramp heater.setpoint 412.5 -> 600 degC, 12 min left``."""
+        return ": ".join(part for part in (self.within, self.status, self._place()) if part)
+
+    def _place(self) -> str:
         if not self.step:
+            if self.status:
+                return ""
             return "recording" if self.method is None else f"{self.method}: between steps"
         words = [f"step {self.step}/{self.steps}", self.kind, self.target or "", self._values()]
         line = " ".join(word for word in words if word)
@@ -52,9 +61,22 @@ class RunProgress:
 
 
 def progress_of(
-    run_id: str, executor: MethodExecutor, bus: DataBus, registry: ChannelRegistry
+    run_id: str,
+    executor: MethodExecutor,
+    bus: DataBus,
+    registry: ChannelRegistry,
+    *,
+    within: str = "",
+    status: str = "",
 ) -> RunProgress:
     """Look at an executor and say where it is."""
+    found = _place_of(run_id, executor, bus, registry)
+    return replace(found, within=within, status=status) if within or status else found
+
+
+def _place_of(
+    run_id: str, executor: MethodExecutor, bus: DataBus, registry: ChannelRegistry
+) -> RunProgress:
     method, activity = executor.method, executor.activity
     name = None if method is None else method.name
     steps = 0 if method is None else len(method.steps)

@@ -11,6 +11,7 @@ from capa.channels.spec import ChannelKind
 from capa.clock import RunClock
 from capa.config.problems import Problem
 from capa.errors import CapaError
+from capa.experiment.procedures.live import OperatorCommand, ProcedureTick
 
 if TYPE_CHECKING:
     from capa.channels.registry import ChannelRegistry
@@ -27,12 +28,18 @@ __all__ = [
     "Dispatcher",
     "EventWriter",
     "Feed",
+    "InnerOutcome",
+    "InnerRun",
+    "InnerRuns",
+    "OperatorCommand",
     "Problem",
     "Procedure",
     "ProcedureContext",
     "ProcedureError",
+    "ProcedureTick",
     "ResolvedRecordingPlan",
     "Stop",
+    "declared_handlers",
 ]
 
 
@@ -144,13 +151,52 @@ class AdapterView:
     fields: "Mapping[str, FieldInfo]"
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InnerRun:
+    """A run that a procedure wants inside its own; ``label`` names it to people."""
+
+    experiment: "ExperimentConfig"
+    label: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InnerOutcome:
+    """How an inner run ended. A refused one has no run id, and the problems that refused it.
+
+    ``unreachable`` are the outputs that could not be brought to their safe values afterwards.
+    """
+
+    run_id: str | None
+    run_status: Literal["completed", "aborted", "crashed", "refused"]
+    bundle_status: str
+    exit_reason: str
+    unreachable: tuple[str, ...] = ()
+
+
+class InnerRuns(Protocol):
+    """Runs inside a run: each a whole one, with its own authorization, bundle and safe state.
+
+    While one is under way, its authorization is in force and the outer run's is not. A stop
+    ends both.
+    """
+
+    async def check(self, run: InnerRun) -> list[Problem]:
+        """Return what would refuse this run for its own sake, without touching the rig."""
+        ...
+
+    async def run(self, run: InnerRun) -> InnerOutcome:
+        """Conduct a run to its end, however it ends; only from within ``run``, one at a time."""
+        ...
+
+
 @dataclass(slots=True, kw_only=True)
 class ProcedureContext:
     """All that a procedure gets: one run's clock, rig, rights and records.
 
     ``metadata`` is the run's scratch pad, shared with the operator's surface (a prompt is
     confirmed by setting ``_prompt_confirmed`` there). ``ui_sink`` and ``operator_commands`` are
-    None where nobody watches. In preflight ``bundle_writer`` refuses: there is no bundle yet.
+    None where nobody watches; ``runs`` is None inside an inner run. In preflight ``bundle_writer``
+    refuses: there is no bundle yet.
     """
 
     clock: RunClock
@@ -167,6 +213,7 @@ class ProcedureContext:
     metadata: dict[str, Any] = field(default_factory=dict)
     ui_sink: Any = None
     operator_commands: Any = None
+    runs: InnerRuns | None = None
 
 
 class Procedure(Protocol):
@@ -195,3 +242,17 @@ class Procedure(Protocol):
     async def run(self, ctx: ProcedureContext) -> None:
         """Drive the run; return for completed, raise for crashed, leave on ``external_stop``."""
         ...
+
+
+def declared_handlers(procedure: type[Procedure]) -> frozenset[str] | None:
+    """Return the custom steps that a procedure says it handles; None where it says nothing.
+
+    A declaration speaks for the ``run`` it stands beside: a subclass with a ``run`` of its own
+    may register more, and has to declare them again.
+    """
+    for cls in procedure.__mro__:
+        if "custom_handler_ids" in vars(cls):
+            return frozenset(vars(cls)["custom_handler_ids"])
+        if "run" in vars(cls):
+            return None
+    return None

@@ -40,6 +40,8 @@ class RecipeRunner(Procedure):
     required_capabilities: ClassVar[tuple[str, ...]] = ()
     required_channels: ClassVar[tuple[ChannelRequirement, ...]] = ()
     uses_method: ClassVar[bool] = True
+    custom_handler_ids: ClassVar[tuple[str, ...]] = ()
+    """It handles no custom step; a subclass that does has a ``run`` of its own."""
 
     auto_acknowledge_prompts: bool = False
     notes: str | None = None
