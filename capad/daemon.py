@@ -4,6 +4,7 @@ Signals, supervision and the spool live as long as the process; a rig lives unti
 read again; a run lives inside its rig, which is why a stop has links to travel on.
 """
 
+import gc
 import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -132,7 +133,7 @@ class Daemon:
                 parts = self._next_parts or parts
             nursery.cancel_scope.cancel()
         lock.release()
-        return self._code
+        return self._code if self._options.once else 0
 
     # --- signals: no waiting here, only what those who wait will see -----------------------------
 
@@ -324,6 +325,8 @@ class Daemon:
         local.start_soon(self._keep_safe, bench)
         self._enter("IDLE", f"waiting for files in {self._folders.incoming}")
         self._supervisor.ready()
+        gc.freeze()  # what start-up made stays; later collections need not look at it
+        gc.enable()
         self._log.info("daemon.ready", profile=str(bench.parts.profile_file))
         if not spool.started:
             spool.started = True
@@ -412,7 +415,7 @@ class Daemon:
         job, self._current = self._current, None
         if run.verdicts:
             self._safe = SafeRecord(run.verdicts, _local_now())
-        self._enter("STOPPING" if self._stopping else "IDLE", "")
+        self._enter("STOPPING" if self._stopping else "IDLE", self._waiting_text())
         if _only_the_rig(run):
             await self._put_back(spool, job, prepared, run)
         else:

@@ -24,8 +24,9 @@ class SpoolLock:
         """
         try:
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-            descriptor = os.open(self._path, flags, 0o640)
+            # Kept open for reading only: a file open for writing would keep the file system from
+            # being made read-only.
+            descriptor = os.open(self._path, os.O_RDONLY | os.O_CREAT | os.O_CLOEXEC, 0o640)
         except OSError as error:
             message = f"the spool can't be used: {error.strerror}"
             hint = "make the folder, writable for the daemon, or set spool.root"
@@ -38,8 +39,7 @@ class SpoolLock:
             message = f"another daemon works on this spool (pid {holder})"
             hint = "end it first, or give this one a spool of its own (--spool)"
             raise _refusal("spool.taken", message, self._path.parent, hint) from None
-        os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"{os.getpid()}\n".encode())
+        self._path.write_text(f"{os.getpid()}\n")
         self._descriptor = descriptor
 
     def release(self) -> None:

@@ -6,6 +6,7 @@ and everything heavy is imported while something useful can be said about it.
 
 import argparse
 import faulthandler
+import gc
 import os
 import signal
 import sys
@@ -79,6 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     service = "NOTIFY_SOCKET" in os.environ
     if service:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # never ends a service, not even an early one
+    gc.disable()  # until READY: imports make little garbage and much work for the collector
     faulthandler.enable()  # SIGABRT, the watchdog's signal, leaves the stacks in the journal
     from capa.config.problems import ProblemsError
     from capad.settings import load_settings

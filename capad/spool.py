@@ -3,7 +3,7 @@
 import errno
 import importlib
 import os
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
 from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
@@ -26,6 +26,8 @@ __all__ = ["Preparer", "Spool"]
 
 HOLD_FILE = "hold"
 _FINISH_TRIES_WHEN_STOPPING = 3
+_WATCH_AGAIN_S = 0.3
+_EARLY_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
 
 
 class Preparer(Protocol):
@@ -76,6 +78,7 @@ class Spool:
         self._poke = trio.Event()
         self._own_hold: str | None = None
         self._rechecking = False
+        self._left_behind = True
         self.changed = Pulse()
         self.held: str | None = None
         self.trouble: str | None = None
@@ -107,8 +110,7 @@ class Spool:
     async def run(self) -> None:
         """Watch and scan, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch)
-            await self._requeue()
+            nursery.start_soon(self._watch, nursery)
             while True:
                 await self._round()
                 self.scanned.set()
@@ -185,7 +187,7 @@ class Spool:
             return
         await self._see_hold(hold)
         self._settling.look(seen, trio.current_time())
-        trouble = None
+        trouble = await self._take_up() if self._left_behind else None
         for name, stamp in self._settling.due(trio.current_time()):
             trouble = await self._take(name, stamp) or trouble
         self.incoming = len(self._settling)
@@ -208,6 +210,7 @@ class Spool:
         try:
             taken = await trio.to_thread.run_sync(self._claim_and_check, name, stamp)
         except OSError as error:
+            self._left_behind = True
             return self.in_trouble(error, f"{shown_name(name)} can't be claimed")
         self._settling.forget(name)
         if taken is not None:
@@ -238,21 +241,20 @@ class Spool:
             self._on_rejected(taken.job, taken.report)
         self.changed.set()
 
-    async def _requeue(self) -> None:
-        """Take up what the last daemon left: half-claimed files and the queue."""
-        jobs: list[Job] = []
-        while True:
-            try:
-                await trio.to_thread.run_sync(self._folders.complete_staged)
-                jobs = await trio.to_thread.run_sync(
-                    lambda: list(self._folders.jobs(JobState.QUEUED))
-                )
-            except OSError as error:
-                self.in_trouble(error, "the queue can't be read")
-                await trio.sleep(self._settings.rescan_s)
-            else:
-                break
-        await self._check_all(jobs)
+    async def _take_up(self) -> str | None:
+        """Take up what a kill or the disk left behind: half-claimed files, jobs not checked yet."""
+        try:
+            jobs = await trio.to_thread.run_sync(self._queued_on_disk)
+        except OSError as error:
+            return self.in_trouble(error, "the queue can't be read")
+        self._left_behind = False
+        known = {job.id for job in self.queued}
+        await self._check_all([job for job in jobs if job.id not in known])
+        return self.trouble if self._left_behind else None
+
+    def _queued_on_disk(self) -> list[Job]:
+        self._folders.complete_staged()
+        return list(self._folders.jobs(JobState.QUEUED))
 
     async def _recheck(self) -> None:
         self._rechecking = False
@@ -265,6 +267,7 @@ class Spool:
             try:
                 self._admit(await trio.to_thread.run_sync(self._check, job))
             except OSError as error:
+                self._left_behind = True
                 self.in_trouble(error, f"job {job.id} can't be read; it is left in queued/")
 
     # --- moves -----------------------------------------------------------------------------------
@@ -346,19 +349,39 @@ class Spool:
         rescan_s = self._settings.rescan_s
         return rescan_s if next_at_s is None else min(rescan_s, max(0.0, next_at_s - now_s))
 
-    async def _watch(self) -> None:
+    async def _watch(self, nursery: trio.Nursery) -> None:
         """Wake the scan when something happens; events that get lost cost ``rescan_s``."""
         watchfiles = await trio.to_thread.run_sync(importlib.import_module, "watchfiles")
+        nursery.start_soon(self._look_early)
         while True:
-            places = (self._folders.incoming, self._folders.root)
             try:
-                changes = watchfiles.awatch(*places, recursive=False, watch_filter=None)
-                async with aclosing(changes):
-                    async for _ in changes:
-                        self._poke.set()
-            except (OSError, RuntimeError) as error:
-                self._log.warning("spool.not_watched", message=f"{error}; it is scanned instead")
-            await trio.sleep(self._settings.rescan_s)
+                await self._listen(watchfiles.awatch)
+            except* (OSError, RuntimeError) as errors:
+                # A name that is not UTF-8 is one of the reasons: watchfiles can't say such a path.
+                reasons = "; ".join(str(error) for error in _leaves(errors))
+                self._log.info("spool.watch_restarted", message=reasons)
+            self._poke.set()
+            await trio.sleep(_WATCH_AGAIN_S)
+
+    async def _listen(self, awatch: Callable[..., AsyncGenerator[object, None]]) -> None:
+        places = (self._folders.incoming, self._folders.root)
+        async with aclosing(awatch(*places, recursive=False, watch_filter=None)) as changes:
+            async for _ in changes:
+                self._poke.set()
+
+    async def _look_early(self) -> None:
+        """Scan a few times while the watcher gets going, which it does not tell."""
+        for pause_s in _EARLY_LOOKS_S:
+            await trio.sleep(pause_s)
+            self._poke.set()
+
+
+def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    """Return the errors in a group of groups."""
+    found: list[BaseException] = []
+    for error in errors.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
 
 
 def _first_line(text: str) -> str:

@@ -145,7 +145,17 @@ def private_systemd(folder: Path) -> Iterator[PrivateSystemd]:
     groups = _own_groups(f"capad-test-{os.getpid()}")
     with log.open("wb") as out:
         child = subprocess.Popen(
-            [sys.executable, "-c", _ENTER, *map(str, groups), "--", *_UNSHARE, "bash", "-c", _INSIDE],
+            [
+                sys.executable,
+                "-c",
+                _ENTER,
+                *map(str, groups),
+                "--",
+                *_UNSHARE,
+                "bash",
+                "-c",
+                _INSIDE,
+            ],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=out,

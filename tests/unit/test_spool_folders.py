@@ -1,0 +1,175 @@
+"""The spool on disk: claims, moves, refusals; what a kill leaves half-done is completed."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from capa.config.problems import ProblemsError
+from capad.jobs import IllegalMoveError, Job, JobState
+from capad.spool_folders import SpoolFolders, owner_name
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> SpoolFolders:
+    made = SpoolFolders(tmp_path / "spool", max_bytes=1000)
+    made.prepare()
+    return made
+
+
+def drop(folders: SpoolFolders, name: str, text: str = "x = 1\n") -> Path:
+    path = folders.incoming / name
+    path.write_text(text)
+    return path
+
+
+def claim(folders: SpoolFolders, name: str) -> Job:
+    job = folders.claim(name, folders.look()[name])
+    assert job is not None
+    return job
+
+
+def refusal(folders: SpoolFolders, job: Job) -> str:
+    with pytest.raises(ProblemsError) as caught:
+        folders.content(job)
+    return str(caught.value)
+
+
+def test_a_claimed_file_is_in_the_queue_with_its_job_file_and_nowhere_else(
+    folders: SpoolFolders,
+) -> None:
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+    assert list(folders.incoming.iterdir()) == []
+    assert sorted(p.name for p in folders.path(job).iterdir()) == ["a.method.toml", "job.json"]
+    said = json.loads((folders.path(job) / "job.json").read_text())
+    assert said["owner"] == owner_name(os.getuid())
+    assert said["sha256"]
+    assert [move["state"] for move in said["history"]] == ["queued"]
+
+
+def test_the_same_file_dropped_twice_is_two_jobs(folders: SpoolFolders) -> None:
+    first = (drop(folders, "a.method.toml"), claim(folders, "a.method.toml"))[1]
+    second = (drop(folders, "a.method.toml"), claim(folders, "a.method.toml"))[1]
+    assert [job.id for job in folders.jobs(JobState.QUEUED)] == [first.id, second.id]
+    assert first.sha256 == second.sha256
+
+
+def test_a_file_that_is_removed_while_it_is_claimed_is_no_error_and_no_job(
+    folders: SpoolFolders,
+) -> None:
+    path = drop(folders, "a.method.toml")
+    seen = folders.look()["a.method.toml"]
+    path.unlink()
+    assert folders.claim("a.method.toml", seen) is None
+    assert list((folders.root / "queued").iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_claimed_is_given_back(folders: SpoolFolders) -> None:
+    path = drop(folders, "a.method.toml")
+    seen = folders.look()["a.method.toml"]
+    path.write_text("more than before\n")
+    assert folders.claim("a.method.toml", seen) is None
+    assert path.read_text() == "more than before\n"
+    assert list((folders.root / "queued").iterdir()) == []
+
+
+def test_numbering_goes_on_where_the_last_daemon_stopped(folders: SpoolFolders) -> None:
+    drop(folders, "a.method.toml")
+    job = folders.move(claim(folders, "a.method.toml"), JobState.REJECTED)
+    again = SpoolFolders(folders.root, max_bytes=1000)
+    again.prepare()
+    drop(again, "b.method.toml")
+    assert claim(again, "b.method.toml").id > job.id
+
+
+def test_a_claim_that_a_kill_cut_short_is_completed_at_the_next_start(
+    folders: SpoolFolders,
+) -> None:
+    staged = folders.root / "queued" / ".000007-20261120-131500-a"
+    staged.mkdir()
+    (staged / "a.method.toml").write_text("x = 1\n")
+    (job,) = folders.complete_staged()
+    assert (job.id, job.name) == ("000007-20261120-131500-a", "a.method.toml")
+    assert list(folders.jobs(JobState.QUEUED)) == [job]
+
+
+def test_a_claim_that_a_kill_cut_short_before_the_rename_leaves_nothing(
+    folders: SpoolFolders,
+) -> None:
+    (folders.root / "queued" / ".000007-20261120-131500-a").mkdir()
+    assert folders.complete_staged() == []
+    assert list((folders.root / "queued").iterdir()) == []
+
+
+def test_a_file_named_like_one_of_ours_is_kept_under_another_name(folders: SpoolFolders) -> None:
+    drop(folders, "report.txt")
+    job = folders.move(claim(folders, "report.txt"), JobState.REJECTED)
+    folders.report(job, "{}", "the report")
+    assert (folders.path(job) / "report.txt").read_text() == "the report"
+    assert (folders.path(job) / "dropped-report.txt").read_text() == "x = 1\n"
+
+
+def test_a_symlink_is_refused_and_what_it_points_to_is_not_touched(
+    folders: SpoolFolders, tmp_path: Path
+) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("not yours")
+    (folders.incoming / "a.method.toml").symlink_to(secret)
+    assert "is a symbolic link" in refusal(folders, claim(folders, "a.method.toml"))
+    assert secret.read_text() == "not yours"
+
+
+def test_a_directory_is_refused(folders: SpoolFolders) -> None:
+    (folders.incoming / "a.method.toml").mkdir()
+    assert "is a directory" in refusal(folders, claim(folders, "a.method.toml"))
+
+
+def test_a_named_pipe_is_refused_without_being_opened(folders: SpoolFolders) -> None:
+    os.mkfifo(folders.incoming / "a.method.toml")
+    assert "is a named pipe" in refusal(folders, claim(folders, "a.method.toml"))
+
+
+def test_a_file_that_is_too_large_is_refused_by_its_size(folders: SpoolFolders) -> None:
+    drop(folders, "a.method.toml", "x" * 1001)
+    assert "1001 bytes; at most 1000" in refusal(folders, claim(folders, "a.method.toml"))
+
+
+def test_only_the_listed_owners_files_are_run(tmp_path: Path) -> None:
+    folders = SpoolFolders(tmp_path, max_bytes=1000, owners=("alice",))
+    folders.prepare()
+    drop(folders, "a.method.toml")
+    said = refusal(folders, claim(folders, "a.method.toml"))
+    assert "whose files are not run here" in said
+    assert "alice" in said
+
+
+def test_names_that_say_that_a_file_is_not_complete_are_not_looked_at(
+    folders: SpoolFolders,
+) -> None:
+    for name in (".a.method.toml", "a.method.toml~", "a.method.toml.part", "a.TMP", "a.swp"):
+        drop(folders, name)
+    assert folders.look() == {}
+
+
+def test_a_finished_job_goes_nowhere_any_more(folders: SpoolFolders) -> None:
+    drop(folders, "a.method.toml")
+    job = folders.move(
+        folders.move(claim(folders, "a.method.toml"), JobState.ACTIVE), JobState.DONE
+    )
+    with pytest.raises(IllegalMoveError, match="is done; it cannot become active"):
+        folders.move(job, JobState.ACTIVE)
+    assert [found.id for found in folders.jobs(JobState.DONE)] == [job.id]
+
+
+def test_every_move_is_in_the_jobs_history(folders: SpoolFolders) -> None:
+    drop(folders, "a.method.toml")
+    job = folders.move(claim(folders, "a.method.toml"), JobState.ACTIVE)
+    job = folders.move(job, JobState.FAILED, "aborted")
+    said = json.loads((folders.path(job) / "job.json").read_text())
+    assert [(m["state"], m["note"]) for m in said["history"]] == [
+        ("queued", ""),
+        ("active", ""),
+        ("failed", "aborted"),
+    ]
