@@ -1,37 +1,299 @@
-"""Find procedures among entry points; one that does not load takes no other with it."""
+"""Find procedures among entry points, let in what may run, and say why the rest may not.
 
+Built-ins are trusted. In production mode anything else is hashed and compared with the lock
+first, and imported only when everything agrees. One that does not load takes no other with it.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 
 import structlog
 
+from capa.config.problems import Problem, ProblemsError
 from capa.experiment.procedures.base import Procedure
+from capa.plugins.contract import faults_of
+from capa.plugins.drift import Drift, DriftKind, Installed, compare, drift_of, record_of
+from capa.plugins.fingerprint import Fingerprint, FingerprintError, fingerprint
+from capa.plugins.importing import PluginImportError, import_target, imported_from, parts_of
+from capa.plugins.lock import PluginsLock, read_lock
+from capa.plugins.policy import PluginMode, Policy, policy
 
-__all__ = ["load_procedures"]
+__all__ = ["GROUP", "Discovery", "Loaded", "Rejected", "discover", "load_procedures", "report"]
 
-_GROUP = "capa.procedures"
-
-
-def load_procedures() -> dict[str, type[Procedure]]:
-    """Load every procedure of the group ``capa.procedures``, by the class's own ``id``."""
-    procedures: dict[str, type[Procedure]] = {}
-    for entry in entry_points(group=_GROUP):
-        procedure = _load(entry)
-        if procedure is not None:
-            procedures[procedure.id] = procedure
-    return procedures
+GROUP = "capa.procedures"
+_OURS = "capa"
+_NAMELESS = "(unknown)"
 
 
-def _load(entry: EntryPoint) -> type[Procedure] | None:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A procedure that may run. ``hash`` is None for a built-in, and where none can be taken.
+
+    ``version`` is the distribution's; the procedure's own is ``cls.version``.
+    """
+
+    id: str
+    cls: type[Procedure]
+    package: str
+    version: str
+    entry_point: str
+    hash: str | None
+    builtin: bool
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """An entry point that brings no procedure, by its name, and why."""
+
+    name: str
+    package: str
+    reason: str
+    version: str = ""
+    entry_point: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Discovery:
+    """What was found. ``problems`` are the lock's own: with any, nothing in it is trusted."""
+
+    policy: Policy
+    lock: PluginsLock | None = None
+    loaded: tuple[Loaded, ...] = ()
+    rejected: tuple[Rejected, ...] = ()
+    drift: tuple[Drift, ...] = ()
+    problems: tuple[Problem, ...] = ()
+
+    @property
+    def procedures(self) -> dict[str, type[Procedure]]:
+        """The usable classes, by id."""
+        return {one.id: one.cls for one in self.loaded}
+
+
+def load_procedures(
+    mode: str | None = None, lock: Path | None = None
+) -> dict[str, type[Procedure]]:
+    """Load every procedure that may run here, by id; what is left out is logged.
+
+    ``mode`` and ``lock`` are the settings'; the environment wins over them (see ``policy``).
+
+    Raises:
+        PluginModeError: there is no such mode.
+    """
+    found = discover(policy(mode, lock))
+    report(found)
+    return found.procedures
+
+
+def report(found: Discovery) -> None:
+    """Log what was left out, what differs from the lock, and what an author should know."""
+    log = structlog.get_logger(__name__)
+    for problem in found.problems:
+        log.error("plugins.lock_unusable", message=f"{problem}; only built-ins are trusted")
+    for one in found.rejected:
+        message = f"procedure '{one.name}' of {one.package} is left out: {one.reason}"
+        log.warning("plugin.rejected", name=one.name, package=one.package, message=message)
+    production = found.policy.mode is PluginMode.PRODUCTION
+    for drift in found.drift:
+        if production and drift.kind is not DriftKind.MISSING_FROM_INSTALL:
+            continue  # it is the reason of a rejection
+        log.warning("plugin.drift", kind=drift.kind.value, id=drift.id, message=str(drift))
+    for loaded in found.loaded:
+        for note in loaded.notes:
+            log.info("plugin.note", id=loaded.id, message=note)
+
+
+def discover(under: Policy, *, only: str | None = None) -> Discovery:
+    """Look at every entry point of the group; never raises for what a plug-in does.
+
+    ``only`` is an id that is asked for: where an entry point has that name, no other third
+    party's code is imported.
+    """
+    lock, problems = _read(under)
+    search = _Search(under, lock)
+    for entry in _in_order(entry_points(group=GROUP), only):
+        search.take(entry)
+    drift = drift_of(lock, search.installed) if lock is not None and only is None else ()
+    return Discovery(
+        under, lock, tuple(search.loaded), tuple(search.rejected), drift, tuple(problems)
+    )
+
+
+def _read(under: Policy) -> tuple[PluginsLock | None, tuple[Problem, ...]]:
+    if under.lock is None:
+        return None, ()
     try:
-        procedure: type[Procedure] = entry.load()
-        _ = procedure.id, procedure.config_model, procedure.preflight, procedure.run
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything when it is imported
-        structlog.get_logger(__name__).warning(
-            "plugin.broken",
-            group=_GROUP,
-            name=entry.name,
-            target=entry.value,
-            message=f"procedure '{entry.name}' does not load: {error!r}; it is left out",
+        return read_lock(under.lock), ()
+    except ProblemsError as error:
+        return None, error.problems
+
+
+def _in_order(entries: Iterable[EntryPoint], only: str | None) -> list[EntryPoint]:
+    """Put built-ins first, so that an id of theirs is theirs; then by package and name."""
+    ordered = sorted(entries, key=lambda e: (not _is_builtin(e), _package(e), e.name))
+    if only is None or not any(entry.name == only for entry in ordered):
+        return ordered
+    return [entry for entry in ordered if entry.name == only or _is_builtin(entry)]
+
+
+def _is_builtin(entry: EntryPoint) -> bool:
+    """Whether it is ours: of our distribution, and of our package."""
+    return _package(entry) == _OURS and entry.value.startswith(f"{_OURS}.")
+
+
+def _package(entry: EntryPoint) -> str:
+    """Return the distribution's name, which a half-removed one has not."""
+    try:
+        return (entry.dist.name or _NAMELESS) if entry.dist is not None else _NAMELESS
+    except (KeyError, OSError):
+        return _NAMELESS
+
+
+@dataclass(slots=True)
+class _Search:
+    under: Policy
+    lock: PluginsLock | None
+    loaded: list[Loaded] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    installed: list[Installed] = field(default_factory=list)
+    prints: dict[str, Fingerprint | FingerprintError] = field(default_factory=dict)
+
+    def take(self, entry: EntryPoint) -> None:
+        """Load one entry, or record why not."""
+        builtin = _is_builtin(entry)
+        item = Installed(entry.name, _package(entry), _version(entry), entry.value, None)
+        try:
+            if not builtin:
+                item = self._identified(item, entry)
+                self._check_trust(item, entry)
+            loaded = self._load(entry, item, builtin=builtin)
+        except (PluginImportError, _RefusedError) as error:
+            self._reject(item, str(error))
+        else:
+            item = _named(item, loaded.id)
+            self.loaded.append(loaded)
+        if not builtin:
+            self.installed.append(item)
+
+    def _identified(self, item: Installed, entry: EntryPoint) -> Installed:
+        """Add the hash, taken before any of the plug-in's code has run."""
+        taken = self._fingerprint(entry)
+        found = taken.hash if isinstance(taken, Fingerprint) else None
+        return Installed(item.id, item.package, item.version, item.entry_point, found)
+
+    def _fingerprint(self, entry: EntryPoint) -> Fingerprint | FingerprintError:
+        package = _package(entry)
+        if package not in self.prints:
+            self.prints[package] = _taken(entry)
+        return self.prints[package]
+
+    def _check_trust(self, item: Installed, entry: EntryPoint) -> None:
+        """In production mode, refuse what is not exactly what the lock trusts."""
+        if self.under.mode is PluginMode.DEV:
+            return
+        if self.lock is None:
+            raise _RefusedError(f"not trusted: there is no usable plugins.lock{_at(self.under)}")
+        taken = self._fingerprint(entry)
+        if isinstance(taken, FingerprintError):
+            raise _RefusedError(f"not trusted: {taken}")
+        differences = compare(record_of(self.lock, item), item)
+        if differences:
+            said = "; ".join(str(one) for one in differences)
+            raise _RefusedError(
+                f"not trusted: {said}. Review it, then: capa plugins trust {item.id} --reason ..."
+            )
+        _check_place(entry, taken)
+
+    def _load(self, entry: EntryPoint, item: Installed, *, builtin: bool) -> Loaded:
+        candidate = import_target(entry)
+        cls = _checked(candidate)
+        notes = _notes(entry, cls)
+        self._check_id(cls, item, builtin=builtin)
+        return Loaded(
+            cls.id, cls, item.package, item.version, item.entry_point, item.hash, builtin, notes
         )
-        return None
-    return procedure
+
+    def _check_id(self, cls: type[Procedure], item: Installed, *, builtin: bool) -> None:
+        taken = next((one for one in self.loaded if one.id == cls.id), None)
+        if taken is not None:
+            owner = "a built-in of capa" if taken.builtin else taken.package
+            raise _RefusedError(
+                f"its id {cls.id!r} ({item.entry_point}) is taken by {taken.entry_point}, "
+                f"{owner}; give it an id of its own"
+            )
+        if builtin or self.lock is None or self.under.mode is PluginMode.DEV:
+            return
+        record = record_of(self.lock, item)
+        if record is None or record.id != cls.id:
+            trusted = "nothing" if record is None else repr(record.id)
+            raise _RefusedError(f"not trusted: its id is {cls.id!r}, the lock trusts {trusted}")
+
+    def _reject(self, item: Installed, reason: str) -> None:
+        self.rejected.append(
+            Rejected(item.id, item.package, reason, item.version, item.entry_point)
+        )
+
+
+class _RefusedError(Exception):
+    """Why an entry is left out; never leaves this module."""
+
+
+def _named(item: Installed, plugin_id: str) -> Installed:
+    return Installed(plugin_id, item.package, item.version, item.entry_point, item.hash)
+
+
+def _version(entry: EntryPoint) -> str:
+    try:
+        return (entry.dist.version or "") if entry.dist is not None else ""
+    except (KeyError, OSError):
+        return ""
+
+
+def _taken(entry: EntryPoint) -> Fingerprint | FingerprintError:
+    if entry.dist is None:
+        return FingerprintError("the entry point belongs to no distribution; install it with pip")
+    try:
+        return fingerprint(entry.dist)
+    except FingerprintError as error:
+        return error
+
+
+def _check_place(entry: EntryPoint, taken: Fingerprint) -> None:
+    """Refuse a module that would come from elsewhere: what was hashed is not what would run."""
+    module, _ = parts_of(entry)
+    files = imported_from(module)
+    if not files:
+        raise _RefusedError(f"not trusted: there is no file to import {module} from")
+    strange = [file for file in files if file not in taken.files]
+    if strange:
+        raise _RefusedError(
+            f"not trusted: importing {module} would run {strange[0]}, which is no file of "
+            f"{_package(entry)}"
+        )
+
+
+def _checked(candidate: object) -> type[Procedure]:
+    try:
+        faults = faults_of(candidate)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise _RefusedError(f"looking at its class raised {error!r}") from error
+    if faults:
+        raise _RefusedError("; ".join(faults))
+    return candidate  # type: ignore[return-value]  # faults_of found every part of the protocol
+
+
+def _notes(entry: EntryPoint, cls: type[Procedure]) -> tuple[str, ...]:
+    if entry.name == cls.id:
+        return ()
+    return (
+        f"entry point '{entry.name}' names a class whose id is '{cls.id}'; "
+        "give the entry point the same name",
+    )
+
+
+def _at(under: Policy) -> str:
+    return "" if under.lock is None else f" at {under.lock}"

@@ -1,0 +1,133 @@
+"""Import the class that an entry point names, and say in words why that failed."""
+
+import inspect
+import pkgutil
+import traceback
+from importlib import import_module
+from importlib.machinery import ModuleSpec
+from importlib.metadata import EntryPoint
+from importlib.util import find_spec
+from pathlib import Path
+from types import ModuleType
+
+from capa.config.explain import did_you_mean
+from capa.errors import CapaError
+
+__all__ = ["PluginImportError", "import_target", "imported_from", "parts_of"]
+
+
+class PluginImportError(CapaError):
+    """A plug-in's class can't be had; the message is for its author."""
+
+
+def parts_of(entry: EntryPoint) -> tuple[str, str]:
+    """Split ``module.path:Class``.
+
+    Raises:
+        PluginImportError: it is not written so.
+    """
+    match = EntryPoint.pattern.match(entry.value)
+    if match is None or not match["attr"]:
+        raise PluginImportError(
+            f"its entry point {entry.value!r} names no class; write module.path:Class"
+        )
+    return match["module"], match["attr"]
+
+
+def import_target(entry: EntryPoint) -> object:
+    """Import an entry point's module and return what it names there.
+
+    Raises:
+        PluginImportError: whatever went wrong, ``SystemExit`` included; ``KeyboardInterrupt`` is
+            the operator's and passes.
+    """
+    module_name, attribute = parts_of(entry)
+    try:
+        module = import_module(module_name)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:
+        raise PluginImportError(_import_failure(module_name, error)) from error
+    return _attribute(module, attribute)
+
+
+def imported_from(module_name: str) -> list[Path]:
+    """Return the files that importing a module would run first: its packages', then its own.
+
+    Nothing is imported to find out. An empty list: the module is not to be found.
+    """
+    top, *inner = module_name.split(".")
+    spec = _top_spec(top)
+    files = [] if spec is None else _origin(spec)
+    for depth in range(len(inner)):
+        places = spec.submodule_search_locations if spec else None
+        spec = _spec_below(".".join([top, *inner[: depth + 1]]), list(places or ()))
+        if spec is None:
+            return []
+        files += _origin(spec)
+    return files
+
+
+def _top_spec(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except (ImportError, ValueError):
+        return None
+
+
+def _spec_below(name: str, places: list[str]) -> ModuleSpec | None:
+    """Ask each folder in turn, as the import system would; folders without code add up."""
+    portions: list[str] = []
+    for place in places:
+        finder = pkgutil.get_importer(place)
+        spec = finder.find_spec(name) if finder is not None else None
+        if spec is not None and spec.loader is not None:
+            return spec
+        portions += [] if spec is None else list(spec.submodule_search_locations or ())
+    if not portions:
+        return None
+    namespace = ModuleSpec(name, None, is_package=True)
+    namespace.submodule_search_locations = portions
+    return namespace
+
+
+def _origin(spec: ModuleSpec) -> list[Path]:
+    return [Path(spec.origin).resolve()] if spec.origin and spec.has_location else []
+
+
+def _attribute(module: ModuleType, path: str) -> object:
+    found: object = module
+    for name in path.split("."):
+        try:
+            found = getattr(found, name)
+        except AttributeError:
+            classes = [n for n, value in vars(module).items() if inspect.isclass(value)]
+            hint = did_you_mean(path, classes, otherwise="its classes are")
+            message = f"module {module.__name__} has no {path!r}; {hint}"
+            raise PluginImportError(message) from None
+    return found
+
+
+def _import_failure(module_name: str, error: BaseException) -> str:
+    if isinstance(error, ModuleNotFoundError) and error.name is not None:
+        if f"{module_name}.".startswith(f"{error.name}."):
+            return (
+                f"there is no module {error.name!r}; compare the entry point with the names of "
+                "the package's files"
+            )
+        return f"it imports {error.name!r}, which is not installed ({_place(error)})"
+    text = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
+    return f"importing it raised {text} ({_place(error)})"
+
+
+def _place(error: BaseException) -> str:
+    """Name the line of the plug-in: of bad syntax, or the last one that is not the importer's."""
+    if isinstance(error, SyntaxError) and error.filename:
+        return f"{error.filename}, line {error.lineno}"
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [
+        f
+        for f in frames[1:]
+        if not f.filename.startswith("<frozen") and "importlib" not in f.filename
+    ]
+    return f"{own[-1].filename}, line {own[-1].lineno}" if own else "no line is known"
