@@ -6,6 +6,7 @@ A child, so that neither Arrow's memory nor a failure of its own can touch the d
 import json
 import os
 import sys
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
@@ -87,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stderr.write("usage: python -m capa.storage.finalize DIR\n")
         return EXIT_USAGE
     path = Path(arguments[0])
-    os.nice(_NICENESS)
+    with suppress(OSError):  # a hardened unit forbids it; being nice is a courtesy
+        os.nice(_NICENESS)
     # SQLite's sorter spills beside the bundle, on the disk that has to have the room anyway.
     os.environ.setdefault("SQLITE_TMPDIR", str(path))
     # Here, and not above: only the child may load Arrow.
