@@ -16,7 +16,13 @@ from capa.experiment.procedures.base import Procedure
 from capa.plugins.contract import faults_of
 from capa.plugins.drift import Drift, DriftKind, Installed, compare, drift_of, record_of
 from capa.plugins.fingerprint import Fingerprint, FingerprintError, fingerprint
-from capa.plugins.importing import PluginImportError, import_target, imported_from, parts_of
+from capa.plugins.importing import (
+    PluginCode,
+    PluginImportError,
+    import_target,
+    imported_from,
+    parts_of,
+)
 from capa.plugins.lock import PluginsLock, read_lock
 from capa.plugins.policy import PluginMode, Policy, policy
 
@@ -275,12 +281,8 @@ def _check_place(entry: EntryPoint, taken: Fingerprint) -> None:
 
 
 def _checked(candidate: object) -> type[Procedure]:
-    try:
+    with PluginCode(lambda error: f"looking at its class raised {type(error).__name__}: {error}"):
         faults = faults_of(candidate)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise _RefusedError(f"looking at its class raised {error!r}") from error
     if faults:
         raise _RefusedError("; ".join(faults))
     return candidate  # type: ignore[return-value]  # faults_of found every part of the protocol

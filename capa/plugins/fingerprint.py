@@ -14,6 +14,7 @@ into the environment: they could change this file.
 """
 
 import ast
+import csv
 import hashlib
 import json
 import os
@@ -96,11 +97,17 @@ def _collect(distribution: Distribution) -> set[tuple[str, Path]]:
 
 
 def _recorded(distribution: Distribution) -> list[PurePosixPath]:
-    if not distribution.files:
+    try:
+        files = distribution.files
+    except (ValueError, TypeError, csv.Error) as error:
+        raise FingerprintError(
+            f"{distribution.name}: its RECORD is damaged ({error}); install it again"
+        ) from error
+    if not files:
         raise FingerprintError(
             f"{distribution.name} has no record of its files; install it with pip or uv"
         )
-    return [PurePosixPath(file) for file in distribution.files]
+    return [PurePosixPath(file) for file in files]
 
 
 def _owned_folders(recorded: Iterable[PurePosixPath], root: Path) -> set[PurePosixPath]:

@@ -3,6 +3,7 @@
 import inspect
 import pkgutil
 import traceback
+from collections.abc import Callable
 from importlib import import_module
 from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint
@@ -13,11 +14,30 @@ from types import ModuleType
 from capa.config.explain import did_you_mean
 from capa.errors import CapaError
 
-__all__ = ["PluginImportError", "import_target", "imported_from", "parts_of"]
+__all__ = ["PluginCode", "PluginImportError", "import_target", "imported_from", "parts_of"]
 
 
 class PluginImportError(CapaError):
     """A plug-in's class can't be had; the message is for its author."""
+
+
+class PluginCode:
+    """Code of a plug-in runs in here; whatever it raises becomes words for its author.
+
+    ``SystemExit`` and other things that are no ``Exception`` too: a plug-in does not end the
+    daemon. ``KeyboardInterrupt`` is the operator's, and passes.
+    """
+
+    def __init__(self, say: Callable[[BaseException], str]) -> None:
+        self._say = say
+
+    def __enter__(self) -> None:
+        """Enter."""
+
+    def __exit__(self, _kind: object, error: BaseException | None, _traceback: object) -> None:
+        """Raise the words in place of what was raised."""
+        if error is not None and not isinstance(error, KeyboardInterrupt | PluginImportError):
+            raise PluginImportError(self._say(error)) from error
 
 
 def parts_of(entry: EntryPoint) -> tuple[str, str]:
@@ -38,17 +58,11 @@ def import_target(entry: EntryPoint) -> object:
     """Import an entry point's module and return what it names there.
 
     Raises:
-        PluginImportError: whatever went wrong, ``SystemExit`` included; ``KeyboardInterrupt`` is
-            the operator's and passes.
+        PluginImportError: whatever went wrong.
     """
     module_name, attribute = parts_of(entry)
-    try:
-        module = import_module(module_name)
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:
-        raise PluginImportError(_import_failure(module_name, error)) from error
-    return _attribute(module, attribute)
+    with PluginCode(lambda error: _import_failure(module_name, error)):
+        return _attribute(import_module(module_name), attribute)
 
 
 def imported_from(module_name: str) -> list[Path]:

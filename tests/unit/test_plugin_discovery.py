@@ -1,0 +1,398 @@
+"""Discovery: what is let in, what is refused and why, and what the lock keeps from running."""
+
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from structlog.testing import capture_logs
+
+from capa.plugins.discovery import Discovery, discover, load_procedures, report
+from capa.plugins.drift import DriftKind
+from capa.plugins.lock import LockedPlugin, trust
+from capa.plugins.policy import PluginMode, PluginModeError, Policy, policy, policy_here
+from tests.support.plugin_tree import good, install, write
+
+BUILTINS = {"capa.builtin.free_run", "capa.builtin.recipe_runner"}
+
+
+@dataclass
+class Site:
+    """A folder on the import path, and a lock."""
+
+    root: Path
+    lock: Path
+
+    def add(self, name: str, source: str, *, entry: str | None = None, **more: str) -> None:
+        """Install a package of one module; its entry point is ``entry`` or ``name.one``."""
+        target = more.pop("target", f"{name}.one:Idle")
+        files = {f"{name}/__init__.py": "", f"{name}/one.py": source}
+        version = more.pop("version", "1.0.0")
+        install(self.root, name, files, {entry or f"{name}.one": target}, version=version)
+
+    def good(self, name: str, **more: str) -> None:
+        """Install a good plug-in whose import leaves the file ``name.imported``."""
+        plugin_id = more.pop("plugin_id", f"{name}.one")
+        mark = f"\nfrom pathlib import Path\nPath({str(self.mark(name))!r}).touch()\n"
+        self.add(name, good(plugin_id) + mark, **more)
+
+    def mark(self, name: str) -> Path:
+        return self.root.parent / f"{name}.imported"
+
+    def look(self, mode: str = "dev", *, only: str | None = None) -> Discovery:
+        """Discover as a newly started process would."""
+        self.forget()
+        return discover(Policy(PluginMode(mode), self.lock), only=only)
+
+    def trust(self, plugin_id: str) -> None:
+        one = next(one for one in self.look().loaded if one.id == plugin_id)
+        record = LockedPlugin(
+            id=one.id,
+            package=one.package,
+            version=one.version,
+            entry_point=one.entry_point,
+            distribution_hash=one.hash or "",
+        )
+        trust(self.lock, record, reason="for the test", who="maria")
+        for mark in self.root.parent.glob("*.imported"):
+            mark.unlink()
+
+    def forget(self) -> None:
+        """Forget every module that came from here."""
+        own = str(self.root.parent)
+        for name, module in list(sys.modules.items()):
+            places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", [])]
+            if any(place.startswith(own) for place in places):
+                del sys.modules[name]
+        sys.path_importer_cache.clear()
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Site]:
+    root = tmp_path / "site"
+    root.mkdir()
+    monkeypatch.syspath_prepend(str(root))
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    found = Site(root, tmp_path / "plugins.lock")
+    yield found
+    found.forget()
+
+
+def ids(found: Discovery) -> set[str]:
+    return set(found.procedures) - BUILTINS
+
+
+def reason(found: Discovery, name: str) -> str:
+    (one,) = [one for one in found.rejected if one.name == name]
+    return one.reason
+
+
+# --- what is found ------------------------------------------------------------------------------
+
+
+def test_the_built_ins_are_there_and_need_no_hash(site: Site) -> None:
+    found = site.look()
+    assert set(found.procedures) >= BUILTINS
+    assert all(one.hash is None for one in found.loaded if one.builtin)
+    assert found.rejected == ()
+
+
+def test_an_installed_procedure_is_found_with_its_package_version_and_hash(site: Site) -> None:
+    site.good("hello", version="0.3.0")
+    (one,) = [one for one in site.look().loaded if not one.builtin]
+    assert (one.id, one.package, one.version) == ("hello.one", "hello", "0.3.0")
+    assert one.entry_point == "hello.one:Idle"
+    assert one.hash is not None
+    assert one.hash.startswith("sha256:")
+    assert one.notes == ()
+
+
+def test_an_entry_point_by_another_name_than_the_id_is_a_note_not_a_refusal(site: Site) -> None:
+    site.good("hello", plugin_id="hello.procedure.idle")
+    (one,) = [one for one in site.look().loaded if not one.builtin]
+    assert one.id == "hello.procedure.idle"
+    assert "give the entry point the same name" in one.notes[0]
+
+
+# --- what is refused ----------------------------------------------------------------------------
+
+BROKEN = {
+    "raises": ("x = 1\nraise ValueError('no luck')\n", "ValueError: no luck (", "one.py, line 2)"),
+    "exits": ("import sys\nsys.exit(3)\n", "raised SystemExit: 3", "one.py, line 2"),
+    "syntax": ("a = 1\ndef run(:\n", "SyntaxError", "one.py, line 2"),
+    "lacks": ("import no_such_module_here\n", "imports 'no_such_module_here'", "not installed"),
+    "empty": ("class Idel: ...\n", "has no 'Idle'", "did you mean `Idel`?"),
+    "thing": ("Idle = 5\n", "it is an int, not a class", ""),
+    "meta": (
+        "class M(type):\n    def __getattribute__(cls, name):\n        raise SystemExit\n"
+        "class Idle(metaclass=M): ...\n",
+        "",
+        "",
+    ),
+    "sync": (good("sync.one").replace("async def run", "def run"), "`run` must be `async def`", ""),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_a_broken_plug_in_is_refused_in_words_and_takes_no_other_with_it(
+    site: Site, name: str
+) -> None:
+    source, says, place = BROKEN[name]
+    site.add(name, source)
+    site.good("zz_after")
+    site.good("aa_before")
+    found = site.look()
+    assert ids(found) == {"zz_after.one", "aa_before.one"}
+    assert set(found.procedures) >= BUILTINS
+    assert says in reason(found, f"{name}.one")
+    assert place in reason(found, f"{name}.one")
+
+
+def test_ctrl_c_while_a_plug_in_is_imported_is_the_operators(site: Site) -> None:
+    site.add("hello", "raise KeyboardInterrupt\n")
+    with pytest.raises(KeyboardInterrupt):
+        site.look()
+
+
+@pytest.mark.parametrize(
+    ("target", "says"),
+    [
+        ("hello.one", "names no class; write module.path:Class"),
+        ("hello.two:Idle", "there is no module 'hello.two'; compare the entry point"),
+        ("helo.one:Idle", "there is no module 'helo'"),
+        ("not a target", "names no class; write module.path:Class"),
+    ],
+)
+def test_an_entry_point_that_leads_nowhere_is_refused(site: Site, target: str, says: str) -> None:
+    site.add("hello", good("hello.one"), target=target)
+    assert says in reason(site.look(), "hello.one")
+
+
+def test_an_id_of_a_built_in_stays_the_built_ins(site: Site) -> None:
+    site.good("hello", plugin_id="capa.builtin.free_run")
+    found = site.look()
+    said = reason(found, "hello.one")
+    assert "'capa.builtin.free_run' (hello.one:Idle) is taken by" in said
+    assert "builtin.free_run:FreeRun, a built-in of capa" in said
+    assert found.procedures["capa.builtin.free_run"].__name__ == "FreeRun"
+
+
+def test_of_two_with_one_id_the_second_is_refused_and_both_are_named(site: Site) -> None:
+    site.good("aa", plugin_id="shared.id")
+    site.good("bb", plugin_id="shared.id")
+    found = site.look()
+    assert ids(found) == {"shared.id"}
+    assert "(bb.one:Idle) is taken by aa.one:Idle, aa" in reason(found, "bb.one")
+
+
+def test_a_package_that_calls_itself_capa_is_no_built_in(site: Site) -> None:
+    install(
+        site.root,
+        "capa",
+        {"stranger/one.py": good("stranger.one"), "stranger/__init__.py": ""},
+        {"stranger.one": "stranger.one:Idle"},
+    )
+    assert "not trusted" in reason(site.look("production"), "stranger.one")
+
+
+# --- production ---------------------------------------------------------------------------------
+
+
+def test_without_a_lock_production_has_only_the_built_ins_and_imports_nothing(site: Site) -> None:
+    site.good("hello")
+    found = site.look("production")
+    assert ids(found) == set()
+    assert "there is no usable plugins.lock" in reason(found, "hello.one")
+    assert not site.mark("hello").exists()
+
+
+def test_what_is_trusted_runs_in_production(site: Site) -> None:
+    site.good("hello")
+    site.trust("hello.one")
+    found = site.look("production")
+    assert ids(found) == {"hello.one"}
+    assert found.rejected == ()
+    assert found.drift == ()
+    assert site.mark("hello").exists()
+
+
+def test_what_is_not_trusted_is_never_imported_in_production(site: Site) -> None:
+    site.good("hello")
+    site.trust("hello.one")
+    site.good("other")
+    found = site.look("production")
+    assert ids(found) == {"hello.one"}
+    assert "other.one (other) is installed and not in the lock" in reason(found, "other.one")
+    assert not site.mark("other").exists()
+
+
+@pytest.mark.parametrize("file", ["__init__.py", "one.py", "data/table.csv"])
+def test_one_changed_byte_is_refused_before_it_is_imported(site: Site, file: str) -> None:
+    files = {"hello/__init__.py": "", "hello/one.py": good("hello.one"), "hello/data/table.csv": ""}
+    install(site.root, "hello", files, {"hello.one": "hello.one:Idle"})
+    site.trust("hello.one")
+    mark = f"open({str(site.mark('hello'))!r}, 'w')\n"
+    changed = site.root / "hello" / file
+    changed.write_text(changed.read_text() + mark)
+    found = site.look("production")
+    assert ids(found) == set()
+    assert "not trusted: hash of hello.one is sha256:" in reason(found, "hello.one")
+    assert "capa plugins trust hello.one --reason" in reason(found, "hello.one")
+    assert [one.kind for one in found.drift] == [DriftKind.HASH]
+    assert not site.mark("hello").exists()
+
+
+def test_a_module_that_would_come_from_elsewhere_is_not_what_was_trusted(
+    site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site.good("hello")
+    site.trust("hello.one")
+    mark = f"open({str(site.mark('hello'))!r}, 'w')\n"
+    write(tmp_path / "shadow" / "hello" / "__init__.py", mark)
+    write(tmp_path / "shadow" / "hello" / "one.py", good("hello.one"))
+    monkeypatch.syspath_prepend(str(tmp_path / "shadow"))
+    found = site.look("production")
+    assert ids(found) == set()
+    assert "which is no file of hello" in reason(found, "hello.one")
+    assert not site.mark("hello").exists()
+
+
+def test_a_class_with_another_id_than_the_trusted_one_is_refused(site: Site) -> None:
+    site.good("hello", plugin_id="hello.other")
+    site.trust("hello.other")
+    text = site.lock.read_text().replace("hello.other", "hello.one")
+    site.lock.write_text(text)
+    said = reason(site.look("production"), "hello.one")
+    assert said == "not trusted: its id is 'hello.other', the lock trusts 'hello.one'"
+
+
+def test_a_trusted_one_whose_entry_point_has_another_name_runs(site: Site) -> None:
+    site.good("hello", plugin_id="hello.other")
+    site.trust("hello.other")
+    assert ids(site.look("production")) == {"hello.other"}
+
+
+def test_another_version_is_drift_of_version_and_hash(site: Site) -> None:
+    site.good("hello", version="1.0.0")
+    site.trust("hello.one")
+    for file in sorted((site.root / "hello-1.0.0.dist-info").iterdir()):
+        file.unlink()
+    (site.root / "hello-1.0.0.dist-info").rmdir()
+    site.good("hello", version="1.1.0")
+    found = site.look("production")
+    assert {one.kind for one in found.drift} == {DriftKind.VERSION, DriftKind.HASH}
+    assert "version of hello.one is 1.1.0, the lock has 1.0.0" in reason(found, "hello.one")
+
+
+def test_another_entry_point_is_drift(site: Site) -> None:
+    site.good("hello")
+    site.trust("hello.one")
+    points = site.root / "hello-1.0.0.dist-info" / "entry_points.txt"
+    points.write_text("[capa.procedures]\nhello.one = hello.one:Other\n")
+    kinds = {one.kind for one in site.look("production").drift}
+    assert kinds == {DriftKind.ENTRY_POINT, DriftKind.HASH}
+
+
+def test_what_is_trusted_and_gone_is_drift(site: Site) -> None:
+    site.good("hello")
+    site.trust("hello.one")
+    for folder in ("hello", "hello-1.0.0.dist-info"):
+        for file in sorted((site.root / folder).iterdir()):
+            file.unlink()
+    found = site.look("production")
+    assert [one.kind for one in found.drift] == [DriftKind.MISSING_FROM_INSTALL]
+
+
+@pytest.mark.parametrize("text", ["version = 2\n", "rubbish", ""])
+def test_a_lock_that_can_not_be_used_trusts_nothing_and_says_so(site: Site, text: str) -> None:
+    site.good("hello")
+    site.lock.write_text(text)
+    found = site.look("production")
+    assert ids(found) == set()
+    assert set(found.procedures) >= BUILTINS
+    assert str(site.lock) in str(found.problems[0])
+    assert not site.mark("hello").exists()
+
+
+# --- dev ----------------------------------------------------------------------------------------
+
+
+def test_dev_loads_all_and_shows_what_differs(site: Site) -> None:
+    site.good("hello")
+    site.trust("hello.one")
+    site.good("other")
+    module = site.root / "hello" / "one.py"
+    module.write_text(module.read_text() + "# edited\n")
+    found = site.look("dev")
+    assert ids(found) == {"hello.one", "other.one"}
+    assert [(one.kind, one.id) for one in found.drift] == [
+        (DriftKind.HASH, "hello.one"),
+        (DriftKind.MISSING_FROM_LOCK, "other.one"),
+    ]
+
+
+def test_dev_without_a_lock_has_nothing_to_drift_from(site: Site) -> None:
+    site.good("hello")
+    assert site.look("dev").drift == ()
+
+
+def test_asking_for_one_imports_no_other(site: Site) -> None:
+    site.good("hello")
+    site.good("other")
+    assert ids(site.look(only="hello.one")) == {"hello.one"}
+    assert not site.mark("other").exists()
+
+
+# --- which mode, which lock ---------------------------------------------------------------------
+
+
+def test_the_environment_wins_over_the_settings_and_dev_is_the_rest() -> None:
+    assert policy(environ={}).mode is PluginMode.DEV
+    assert policy("production", environ={}).mode is PluginMode.PRODUCTION
+    assert policy("dev", environ={"CAPA_PLUGIN_MODE": "production"}).mode is PluginMode.PRODUCTION
+    assert policy("production", environ={"CAPA_PLUGIN_MODE": ""}).mode is PluginMode.PRODUCTION
+
+
+def test_a_mode_that_is_none_is_never_guessed() -> None:
+    with pytest.raises(PluginModeError, match="CAPA_PLUGIN_MODE='prod' is no mode: say 'produc"):
+        policy("production", environ={"CAPA_PLUGIN_MODE": "prod"})
+
+
+def test_the_tool_goes_by_the_daemons_settings(tmp_path: Path) -> None:
+    settings = tmp_path / "capad.toml"
+    settings.write_text('[plugins]\nmode = "production"\nlock = "trusted.lock"\n')
+    assert policy_here(None, settings) == Policy(PluginMode.PRODUCTION, tmp_path / "trusted.lock")
+    said = policy_here(tmp_path / "other.lock", settings)
+    assert said == Policy(PluginMode.PRODUCTION, tmp_path / "other.lock")
+    assert policy_here(None, tmp_path / "none.toml").lock == Path("plugins.lock")
+
+
+def test_settings_that_can_not_be_read_are_not_taken_for_none(tmp_path: Path) -> None:
+    settings = tmp_path / "capad.toml"
+    settings.write_text("rubbish")
+    with pytest.raises(PluginModeError, match=r"capad\.toml: .*; see capad --check"):
+        policy_here(None, settings)
+
+
+# --- what the daemon gets and says --------------------------------------------------------------
+
+
+def test_the_daemon_gets_the_usable_ones_and_the_log_says_what_was_left_out(site: Site) -> None:
+    site.good("hello")
+    site.add("raises", BROKEN["raises"][0])
+    site.forget()
+    with capture_logs() as logs:
+        procedures = load_procedures("dev", site.lock)
+    assert set(procedures) - BUILTINS == {"hello.one"}
+    (warning,) = [line for line in logs if line["event"] == "plugin.rejected"]
+    assert warning["message"].startswith("procedure 'raises.one' of raises is left out: importing")
+
+
+def test_production_says_each_thing_once(site: Site) -> None:
+    site.good("hello")
+    site.trust("hello.one")
+    site.good("other")
+    with capture_logs() as logs:
+        report(site.look("production"))
+    assert [line["event"] for line in logs] == ["plugin.rejected"]
