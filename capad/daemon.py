@@ -187,7 +187,9 @@ class Daemon:
                     await self._work(nursery, local, bench)
             finally:
                 local.cancel_scope.cancel()
-                await self._leave_safe(bench)
+                budget_s = self._settings.safety.safing_budget_s + 1
+                with trio.move_on_after(budget_s, shield=True):
+                    await self._leave_safe(bench)
 
     @asynccontextmanager
     async def _opened(self, parts: Parts) -> AsyncIterator[_Bench]:

@@ -365,15 +365,26 @@ class Spool:
 
     async def _listen(self, awatch: Callable[..., AsyncGenerator[object, None]]) -> None:
         places = (self._folders.incoming, self._folders.root)
-        async with aclosing(awatch(*places, recursive=False, watch_filter=None)) as changes:
+        stop = trio.Event()  # the only thing that ends the watcher's thread before its time-out
+        changes = awatch(*places, recursive=False, watch_filter=None, stop_event=stop)
+        async with trio.open_nursery() as nursery, aclosing(changes):
+            nursery.start_soon(_set_when_cancelled, stop)
             async for _ in changes:
                 self._poke.set()
+            nursery.cancel_scope.cancel()
 
     async def _look_early(self) -> None:
         """Scan a few times while the watcher gets going, which it does not tell."""
         for pause_s in _EARLY_LOOKS_S:
             await trio.sleep(pause_s)
             self._poke.set()
+
+
+async def _set_when_cancelled(stop: trio.Event) -> None:
+    try:
+        await trio.sleep_forever()
+    finally:
+        stop.set()
 
 
 def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:

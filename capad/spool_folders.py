@@ -92,10 +92,11 @@ class SpoolFolders:
         source, target = self.incoming / name, staged / kept_name(name)
         try:
             source.rename(target)
-        except BaseException as error:
+        except FileNotFoundError:
             staged.rmdir()
-            if isinstance(error, FileNotFoundError):
-                return None
+            return None
+        except OSError:
+            staged.rmdir()
             raise
         if not _stamp(target.lstat(), 0).same_as(stamp) and _given_back(target, source):
             staged.rmdir()

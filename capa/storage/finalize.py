@@ -5,6 +5,7 @@ A child, so that neither Arrow's memory nor a failure of its own can touch the d
 
 import json
 import os
+import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
@@ -102,4 +103,6 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    # "systemctl kill -s INT" reaches every process of the service; it means the run, not us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     sys.exit(main())

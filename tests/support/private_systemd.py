@@ -107,12 +107,15 @@ class PrivateSystemd:
         """Return where a path of the manager's is, seen from here."""
         return self.root / inside.lstrip("/")
 
-    def run(self, *command: str, user: str | None = None) -> subprocess.CompletedProcess[str]:
-        """Run a command inside, as root or as ``user`` (by way of ``setpriv``)."""
+    def run(
+        self, *command: str, user: str | None = None, text: str = ""
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command inside, as root or as ``user`` (by way of ``setpriv``), on ``text``."""
         become = ("setpriv", f"--reuid={user}", f"--regid={user}", "--init-groups") if user else ()
         return subprocess.run(
             ["nsenter", "-t", str(self.pid), "-a", *become, *command],
             check=False,
+            input=text,
             capture_output=True,
             text=True,
             timeout=60,
