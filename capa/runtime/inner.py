@@ -1,7 +1,7 @@
 """Runs inside a run, as a procedure asks for them: a batch of replicates."""
 
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from capa.config.problems import Problem
 from capa.config.write import experiment_text, method_text
@@ -28,7 +28,11 @@ class InnerRunner:
 
     async def check(self, run: InnerRun) -> list[Problem]:
         """Return what would refuse this run for its own sake, without touching the rig."""
-        return await self.checker(self._request(run))
+        request = self._request(run)
+        same = run.experiment.method == self.outer.experiment.method
+        text = self.outer.method_text if same else None
+        source = self.outer.source_name  # a problem is of the file, not of one replicate
+        return await self.checker(replace(request, source_name=source, method_text=text))
 
     async def run(self, run: InnerRun) -> InnerOutcome:
         """Conduct a run to its end, however it ends."""
