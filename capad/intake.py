@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from capa.config.check import check_method
-
 from capa.config.experiment import ExperimentConfig, Operator
 from capa.config.hardware import HardwareProfile
 from capa.config.load import parse_experiment, parse_method

@@ -38,6 +38,11 @@ class Notifier:
             # sdnotify encodes as Latin-1; what it is given has to come out as UTF-8.
             self._socket.notify(text.encode("utf-8", "replace").decode("latin-1"))
 
+    def close(self) -> None:
+        """Hang up."""
+        if self._socket is not None and self._socket.socket is not None:
+            self._socket.socket.close()
+
     def extend(self) -> None:
         """Ask for more time to start or to stop."""
         self.send(f"EXTEND_TIMEOUT_USEC={round(_EXTEND_BY_S * 1e6)}")
