@@ -1,0 +1,1 @@
+"""An example of a procedure as a package of its own."""

@@ -1,0 +1,1 @@
+"""An example of a procedure with a custom method step."""
