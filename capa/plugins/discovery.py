@@ -4,6 +4,7 @@ Built-ins are trusted. In production mode anything else is hashed and compared w
 first, and imported only when everything agrees. One that does not load takes no other with it.
 """
 
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
@@ -31,6 +32,7 @@ __all__ = ["GROUP", "Discovery", "Loaded", "Rejected", "discover", "load_procedu
 GROUP = "capa.procedures"
 _OURS = "capa"
 _NAMELESS = "(unknown)"
+_STAMP = "__capa_distribution_hash__"
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,9 +213,11 @@ class _Search:
                 f"not trusted: {said}. Review it, then: capa plugins trust {item.id} --reason ..."
             )
         _check_place(entry, taken)
+        _check_not_stale(entry, taken)
 
     def _load(self, entry: EntryPoint, item: Installed, *, builtin: bool) -> Loaded:
         candidate = import_target(entry)
+        _stamp(entry, item)
         cls = _checked(candidate)
         notes = _notes(entry, cls)
         self._check_id(cls, item, builtin=builtin)
@@ -278,6 +282,21 @@ def _check_place(entry: EntryPoint, taken: Fingerprint) -> None:
             f"not trusted: importing {module} would run {strange[0]}, which is no file of "
             f"{_package(entry)}"
         )
+
+
+def _check_not_stale(entry: EntryPoint, taken: Fingerprint) -> None:
+    """Refuse what was imported before it was changed and trusted anew: the old code would run."""
+    module = sys.modules.get(parts_of(entry)[0])
+    stamp = None if module is None else vars(module).get(_STAMP)
+    if stamp not in (None, taken.hash):
+        raise _RefusedError("it has changed since it was imported; restart to run what is trusted")
+
+
+def _stamp(entry: EntryPoint, item: Installed) -> None:
+    """Mark the module with the hash it was imported under, unless it was imported before."""
+    module = sys.modules.get(parts_of(entry)[0])
+    if module is not None and item.hash is not None:
+        vars(module).setdefault(_STAMP, item.hash)
 
 
 def _checked(candidate: object) -> type[Procedure]:

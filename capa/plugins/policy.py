@@ -8,7 +8,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from capa.errors import CapaError
+from capa.config.problems import Problem, ProblemsError
 
 __all__ = [
     "BOX_SETTINGS",
@@ -35,7 +35,7 @@ class PluginMode(StrEnum):
     DEV = "dev"
 
 
-class PluginModeError(CapaError):
+class PluginModeError(ProblemsError):
     """A mode that there is not. It is never guessed: a slip must not turn the gate off."""
 
 
@@ -62,8 +62,9 @@ def policy(
     lock_told = environ.get(LOCK_VARIABLE) or None
     wanted = told or mode or PluginMode.DEV
     if wanted not in set(PluginMode):
-        where = f"{MODE_VARIABLE}=" if told else "plug-in mode "
-        raise PluginModeError(f"{where}{wanted!r} is no mode: say 'production' or 'dev'")
+        where = f"{MODE_VARIABLE}=" if told else "[plugins] mode = "
+        message, hint = f"{where}{wanted!r} is no mode", "say 'production' or 'dev'"
+        raise PluginModeError([Problem("plugins.mode", message, hint=hint)])
     return Policy(PluginMode(wanted), Path(lock_told) if lock_told else lock)
 
 
@@ -88,6 +89,7 @@ def _of_box(file: Path) -> tuple[str | None, Path | None]:
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, AttributeError) as error:
-        raise PluginModeError(f"{file}: {error}; see capad --check") from error
+        problem = Problem("plugins.settings", str(error), file=str(file), hint="see capad --check")
+        raise PluginModeError([problem]) from error
     beside = file.with_name("plugins.lock")
     return mode, (file.parent / lock if isinstance(lock, str) else beside)
