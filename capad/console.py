@@ -1,86 +1,24 @@
 """What somebody at a terminal reads; silent under a service manager, whose journal has the log."""
 
-import time
-from collections.abc import Callable
-from typing import TextIO
-
-from capa.runtime.progress import RunProgress
+from capa.runtime.console import RunConsole
 from capad.jobs import JobState, shown_name
-from capad.reports import Report, verdict_lines
+from capad.reports import Report
 
 __all__ = ["Console"]
 
-_EVERY_S = 5.0
-_CLEAR = "\r\x1b[K"
 
-
-class Console:
-    """Lines on a stream, and on a terminal one line that is written over.
-
-    Args:
-        out: where to, or None for nowhere.
-        clock: seconds, for how often a step's progress is repeated.
-    """
-
-    def __init__(self, out: TextIO | None, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._out = out
-        self._clock = clock
-        self._in_place = out is not None and out.isatty()
-        self._step: tuple[str, int] | None = None
-        self._said_at_s = float("-inf")
-        self._waiting = ""
-        self._run_id = ""
-
-    def say(self, text: str) -> None:
-        """Write a line; a reader that went away is no reason to stop."""
-        self._write(f"{_CLEAR if self._in_place else ''}{text}\n")
-
-    def waiting(self, text: str) -> None:
-        """Say what is waited for, once."""
-        if text != self._waiting:
-            self._waiting = text
-            self.say(text)
-
-    def progress(self, progress: RunProgress) -> None:
-        """Say where the run is: at each new step, and now and then."""
-        step = (progress.run_id, progress.step)
-        now_s = self._clock()
-        if self._run_id != progress.run_id:
-            self._run_id = progress.run_id
-            self.say(f"  run {progress.run_id}; abort it with Ctrl-C (SIGINT)")
-        if not progress.step and progress.method is not None:
-            return
-        if step != self._step:
-            self._step, self._said_at_s = step, now_s
-            self.say(f"  {progress.describe()}")
-        elif self._in_place:
-            self._write(f"{_CLEAR}  {progress.describe()}")
-        elif now_s - self._said_at_s >= _EVERY_S:
-            self._said_at_s = now_s
-            self.say(f"  {progress.describe()}")
+class Console(RunConsole):
+    """Adds what became of a job."""
 
     def report(self, report: Report) -> None:
         """Say how a job ended, how the rig was left, and where everything is."""
-        self._step, self._waiting = None, ""
         name = shown_name(report.job.name)
         self.say(f"{name}: {report.outcome.upper()}")
         self.say(f"  {report.summary}")
         for problem in report.problems:
             self.say(f"  {problem}")
         if report.run is not None:
-            for line in verdict_lines(report.run):
-                self.say(f"  safe state: {line}")
-            if report.run.bundle is not None:
-                self.say(f"  bundle: {report.run.bundle}")
+            self.how_it_ended(report.run)
         if report.outcome is JobState.REJECTED:
             for line in report.advice:
                 self.say(f"  {line}")
-
-    def _write(self, text: str) -> None:
-        if self._out is None:
-            return
-        try:
-            self._out.write(text)
-            self._out.flush()
-        except (OSError, ValueError):
-            self._out = None

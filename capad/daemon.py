@@ -20,6 +20,7 @@ from capa.runtime.progress import RunProgress
 from capa.runtime.report import RunReport, RunRequest
 from capa.runtime.rig import Rig
 from capa.runtime.safe_state import Verdict, drive_safe_state
+from capa.runtime.twin_child import running_twin
 from capad.console import Console
 from capad.heartbeats import Heartbeat, Heartbeats
 from capad.intake import Intake, Prepared, config_text
@@ -33,8 +34,7 @@ from capad.spool import Spool
 from capad.spool_folders import SpoolFolders
 from capad.status import SafeRecord, Snapshot, status_line
 from capad.supervision import Notifier, Supervisor
-from capad.twin_child import running_twin
-from capad.wiring import Parts, load_parts, make_conductor, open_parts
+from capad.wiring import Parts, load_parts, load_plugins, make_conductor, open_parts
 
 __all__ = ["Daemon", "Options"]
 
@@ -125,7 +125,7 @@ class Daemon:
                 },
             )
             nursery.start_soon(self._supervisor.run)
-            parts = await trio.to_thread.run_sync(load_parts, self._settings.rig.profile)
+            parts = await trio.to_thread.run_sync(self._load)
             self._spool = self._make_spool(parts)
             await trio.to_thread.run_sync(lock.acquire)
             while not self._stopping:
@@ -176,6 +176,10 @@ class Daemon:
         if self._idle is not None:
             self._idle.cancel()
 
+    def _load(self) -> Parts:
+        """Read the profile and find the plug-ins; in a thread."""
+        return load_parts(self._settings.rig.profile, load_plugins(self._settings.plugins))
+
     # --- one rig ---------------------------------------------------------------------------------
 
     async def _serve(self, nursery: trio.Nursery, parts: Parts) -> None:
@@ -217,7 +221,7 @@ class Daemon:
         async with running_twin(
             parts.profile_file, directory, log=self._log, on_death=self._twin_died
         ) as file:
-            yield await trio.to_thread.run_sync(load_parts, file)
+            yield await trio.to_thread.run_sync(load_parts, file, parts.procedures)
 
     def _twin_died(self, message: str) -> None:
         self._lost = message
@@ -481,7 +485,7 @@ class Daemon:
         self._reload = False
         self._supervisor.reloading()
         try:
-            self._next_parts = await trio.to_thread.run_sync(load_parts, self._settings.rig.profile)
+            self._next_parts = await trio.to_thread.run_sync(self._load)
         except ProblemsError as error:
             self._log.error("profile.rejected", message=f"the old one stays in force: {error}")
             self._console.say(f"the profile has problems, the old one stays in force:\n{error}")

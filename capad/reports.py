@@ -8,11 +8,12 @@ from typing import Any
 
 from capa.clock import utc_now
 from capa.config.problems import Problem
+from capa.runtime.console import verdict_lines
 from capa.runtime.report import RunReport
 from capa.runtime.safe_state import Verdict
 from capad.jobs import Job, JobState, shown_name
 
-__all__ = ["Report", "before_arming", "interrupted", "of_run", "rejection", "verdict_lines"]
+__all__ = ["Report", "before_arming", "interrupted", "of_run", "rejection"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,11 +144,3 @@ def _run_lines(run: RunReport) -> list[str]:
     if run.verdicts:
         lines += ["Safe state:", *(f"  {line}" for line in verdict_lines(run))]
     return lines
-
-
-def verdict_lines(run: RunReport) -> list[str]:
-    """Return one line per output: where it was left, and whether that is proven."""
-    return [
-        f"{name} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}"
-        for name, verdict in run.verdicts.items()
-    ]

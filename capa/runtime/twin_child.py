@@ -1,4 +1,4 @@
-"""The twin as a child of the daemon: started, waited for, ended, and missed if it dies."""
+"""The twin as a child process: started, waited for, ended, and missed if it dies."""
 
 import signal
 import subprocess
@@ -24,11 +24,11 @@ from pathlib import Path
 # Ctrl-C and "systemctl kill -s INT" abort the run; the instruments do not go away with it.
 signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
 
-def end_with_the_daemon():
+def end_with_the_parent():
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 
-threading.Thread(target=end_with_the_daemon, daemon=True).start()
+threading.Thread(target=end_with_the_parent, daemon=True).start()
 from capa.devices.registry import load_twins
 from capa.errors import CapaError
 try:
