@@ -56,7 +56,9 @@ class Attended(HeatFluxTune):
 
 async def until(true: Callable[[], bool]) -> None:
     """Look ten times a second until it is so."""
-    while not true():
+    while True:
+        if true():
+            return
         await trio.sleep(0.1)
 
 
