@@ -32,8 +32,6 @@ class RigSettings(Frozen):
     """Which rig this box is wired to."""
 
     profile: Path = Path("/etc/capad/hardware.toml")
-    answer_timeout_s: float = Field(default=10.0, gt=0)
-    """How long start-up waits for the devices; those that stay silent are named."""
 
 
 class SpoolSettings(Frozen):
