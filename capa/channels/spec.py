@@ -7,6 +7,7 @@ from pydantic import Field
 from capa.models import Frozen, Number
 
 __all__ = [
+    "Action",
     "AlarmSpec",
     "Calibration",
     "ChannelKind",
@@ -22,6 +23,8 @@ __all__ = [
 ]
 
 Op = Literal[">", ">=", "<", "<=", "=="]
+Action = Literal["warn", "pause", "abort", "safe_shutdown"]
+"""What the safety monitor does about a violation; see docs/hardware-profile.md."""
 ChannelKind = Literal[
     "temperature",
     "power",
@@ -73,7 +76,7 @@ class AlarmSpec(Frozen):
     threshold: Number
     hysteresis: Number = Field(default=0.0, ge=0)
     debounce_s: Number = Field(default=0.0, ge=0)
-    action: Literal["warn", "pause", "abort", "safe_shutdown"] = "warn"
+    action: Action = "warn"
 
 
 class LossFraction(Frozen):

@@ -5,6 +5,7 @@ from typing import Any
 from pydantic import Field
 
 from capa.channels.spec import ChannelSpec, Op
+from capa.config.safety import SafetySpec
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.models import Frozen, Number
 
@@ -36,5 +37,6 @@ class HardwareProfile(Frozen):
     devices: tuple[DeviceSpec, ...] = Field(min_length=1)
     channels: tuple[ChannelSpec, ...] = Field(min_length=1)
     safe_state: tuple[SafeStage, ...] = ()
+    safety: SafetySpec = SafetySpec()
     twin: dict[str, Any] = Field(default_factory=dict)
     """The simulator's plant (furnace, sample, gas); ignored by a real rig."""

@@ -5,6 +5,7 @@ step, and a wait on a channel that stopped delivering fails it too.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias, assert_never
 
@@ -12,8 +13,10 @@ import trio
 
 from capa.devices.adapter import CommandResult
 from capa.errors import CapaError
+from capa.experiment.hold import Hold
 from capa.experiment.method import (
     AcquireStep,
+    AlarmOverride,
     CustomStep,
     EndCondition,
     HoldStep,
@@ -57,6 +60,8 @@ CustomHandler: TypeAlias = Callable[
     ["MethodExecutor", CustomStep, ProcedureContext], Awaitable[None]
 ]
 Severity = Literal["debug", "info", "warning", "error", "critical"]
+Overriding = Callable[[Sequence[AlarmOverride], str], AbstractContextManager[None]]
+"""Puts a step's ``safety_overrides`` in force for the length of a block."""
 
 
 class MethodExecutorError(CapaError):
@@ -102,6 +107,8 @@ class MethodExecutor:
     auto_acknowledge_prompts: bool = False
     current_step_index: int | None = None
     cooldown_stop: Stop = field(default_factory=trio.Event)
+    hold: Hold = field(default_factory=Hold)
+    overriding: Overriding | None = None
     on_step: Callable[[], None] | None = None
     activity: StepActivity | None = None
     prompt: PromptStep | None = None
@@ -130,6 +137,7 @@ class MethodExecutor:
         position = self.current_step_index or 0
         while position < min(n, len(method.steps)):
             self.current_step_index = position
+            await self._not_held(method.steps[position])
             if self._stop.is_set():
                 self._stopped_at(position)
                 return
@@ -154,6 +162,10 @@ class MethodExecutor:
                 if stopped or (self._cleaning_up and not isinstance(step, SafeShutdownStep)):
                     self._stopped_at(index, segment=True)
                     continue
+                await self._not_held(step)
+                if self._context.external_stop.is_set() and not self._cleaning_up:
+                    self._stopped_at(index, segment=True)
+                    continue
                 await self._dispatch(step, index, segment=True)
         finally:
             self._cleaning_up = False
@@ -170,6 +182,25 @@ class MethodExecutor:
 
     # --- one step -----------------------------------------------------------------------------
 
+    async def _not_held(self, step: Step) -> None:
+        """Return once nothing holds the method, or it is stopped; cooling is never held up."""
+        if self.hold.is_set() and not isinstance(step, SafeShutdownStep):
+            await self._held()
+
+    async def _held(self) -> float:
+        """Wait for the end of a hold or for the stop; return how long that took."""
+        began_s = trio.current_time()
+        async with trio.open_nursery() as race:
+
+            async def until_released() -> None:
+                await self.hold.released()
+                race.cancel_scope.cancel()
+
+            race.start_soon(until_released)
+            await self._stop.wait()
+            race.cancel_scope.cancel()
+        return trio.current_time() - began_s
+
     async def _dispatch(self, step: Step, index: int, *, segment: bool = False) -> None:
         """Run a step between its events."""
         facts = _facts(step, index, segment=segment)
@@ -184,7 +215,11 @@ class MethodExecutor:
         )
         self._tell()
         try:
-            await self._run_step(step)
+            if self.overriding is None or not step.safety_overrides:
+                await self._run_step(step)
+            else:
+                with self.overriding(step.safety_overrides, _named(step, index)):
+                    await self._run_step(step)
         except BaseException as error:
             record.outcome = "failed"
             self._event(
@@ -271,6 +306,11 @@ class MethodExecutor:
         self._show(ends_at_s=began_s + path.duration_s, from_value=path.start, to_value=path.end)
         tick = 0 if step.start_value is not None else path.next_tick(0, 0.0)
         while not await self._stopped_by(began_s + path.due_s(tick)):
+            if self.hold.is_set():
+                self._moved(float("inf"))
+                began_s += await self._held()
+                self._moved(began_s + path.duration_s)
+                continue
             await self._command_setpoint(step.target.name, path.value(tick), step_kind=step.kind)
             if tick == path.last_tick:
                 return
@@ -442,7 +482,8 @@ class MethodExecutor:
         self._show(ends_at_s=deadline_s, condition=condition)
         stale_after_s = self._stale_after_s(condition)
         try:
-            with trio.move_on_at(deadline_s):
+            hold = Hold() if self._cleaning_up else self.hold
+            with hold.timer(deadline_s, self._moved):
                 return await first_of(self._context.databus, condition, stale_after_s, self._stop)
         except SilentChannelError as silence:
             raise MethodExecutorError(f"end condition: {silence}") from silence
@@ -477,6 +518,12 @@ class MethodExecutor:
             self.activity.ends_at_s = None if ends_at_s == float("inf") else ends_at_s
             self.activity.from_value, self.activity.to_value = from_value, to_value
             self.activity.condition = condition
+            self._tell()
+
+    def _moved(self, ends_at_s: float) -> None:
+        """Show that a hold has moved the step's end."""
+        if self.activity is not None:
+            self.activity.ends_at_s = None if ends_at_s == float("inf") else ends_at_s
             self._tell()
 
     def _tell(self) -> None:

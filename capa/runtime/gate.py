@@ -6,7 +6,7 @@ result on record. A refusal is a result that names the limit and the file it sta
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -71,6 +71,9 @@ class _History:
         """Return the values that were in force at some moment of the last 10 s."""
         self._forget(now_s)
         return [value for _, value in self._commands]
+
+    def all(self) -> list[tuple[float, float]]:
+        return list(self._commands)
 
     def _forget(self, now_s: float) -> None:
         while len(self._commands) > 1 and self._commands[1][0] <= now_s - RATE_WINDOW_S:
@@ -143,6 +146,11 @@ class Gate:
     def note(self, channel: str, value: float) -> None:
         """Take notice of a value written past the gate (a safe one): rates count from it."""
         self._history(channel).note(trio.current_time(), value)
+
+    def commanded(self, channel: str) -> Sequence[tuple[float, float]]:
+        """Return when an output was told what: its last command, and those of the 10 s before."""
+        history = self._histories.get(channel)
+        return [] if history is None else history.all()
 
     # --- the way through ------------------------------------------------------------------------
 
