@@ -5,6 +5,7 @@ import sys
 import typer
 
 from capa.cli.plugins import plugins
+from capa.cli.safety import safety
 from capa.cli.twin import twin, twin_fault
 from capa.cli.validate import validate
 
@@ -22,6 +23,7 @@ app.command(no_args_is_help=True)(validate)
 app.command(no_args_is_help=True)(twin)
 app.command("twin-fault", no_args_is_help=True)(twin_fault)
 app.add_typer(plugins, name="plugins")
+app.add_typer(safety, name="safety")
 
 
 @app.callback()

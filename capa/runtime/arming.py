@@ -1,6 +1,7 @@
 """What must hold before a run is armed; nothing here touches a device or a bundle."""
 
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NoReturn
 
 import trio
@@ -122,15 +123,25 @@ async def procedure_problems(
     return problems + await _own_problems(procedure, ctx, budget_s)
 
 
-def rig_problems(rig: Rig, *, trip: str) -> list[Problem]:
-    """A tripped rig, or one with a silent device that must answer, arms nothing."""
-    problems = []
+def rig_problems(
+    rig: Rig, *, trip: str, raised: Mapping[str, str] = MappingProxyType({})
+) -> list[Problem]:
+    """A tripped rig, one with a silent device that must answer, or in alarm, arms nothing."""
+    problems = [
+        Problem(
+            code="rig.alarm",
+            message=words,
+            where=rule,
+            hint="the run can begin once this has cleared",
+        )
+        for rule, words in raised.items()
+    ]
     if trip:
         problems.append(
             Problem(
                 code="rig.tripped",
                 message=f"the rig is tripped: {trip}",
-                hint="mend the cause, then clear the trip with a name and a reason",
+                hint="mend the cause, then: capa safety clear --by NAME --reason TEXT",
             )
         )
     silent = (spec for spec in rig.profile.devices if not rig.answers(spec.name))

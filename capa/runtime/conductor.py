@@ -9,7 +9,8 @@ procedure left behind in a link's queue may follow the safe value.
 """
 
 import traceback
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from functools import partial
@@ -20,11 +21,14 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.channels.sample import Sample
+from capa.channels.spec import Action
 from capa.clock import RunClock, utc_now
 from capa.config.problems import Problem
 from capa.errors import BundleError
 from capa.experiment.authorization import Authorization
 from capa.experiment.executor import MethodExecutor
+from capa.experiment.hold import Hold
+from capa.experiment.method import AlarmOverride
 from capa.experiment.procedures.base import (
     AdapterView,
     Procedure,
@@ -51,6 +55,7 @@ from capa.runtime.report import Outcome, RunReport, RunRequest
 from capa.runtime.rig import Rig
 from capa.runtime.run_log import RunLog
 from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.safety_book import RuleBook
 from capa.runtime.stop import StopSignal
 from capa.storage.bundle import BundleWriter, new_run_id
 from capa.storage.finalize import finalize_in_child
@@ -63,6 +68,7 @@ RECORDER_PATIENCE_S = 10.0
 """How long the recorder may fail before the run is given up: data would be lost unseen."""
 
 Severity = Literal["info", "warning", "error"]
+_FORBID_ARMING: Sequence[Action] = ("pause", "abort", "safe_shutdown")
 _SEVERITY: Mapping[Verdict, Severity] = {
     Verdict.PROVEN: "info",
     Verdict.COMMANDED: "warning",
@@ -105,9 +111,16 @@ class _Active:
     returned: bool = False
     failure: str = ""
     verdicts: dict[str, ChannelVerdict] = field(default_factory=dict)
+    safety: str = ""
+    raised: list[str] = field(default_factory=list)
 
     def outcome(self) -> tuple[Outcome, str]:
-        """Say how the run ended, and why."""
+        """Say how the run ended, and why.
+
+        What the safety monitor ended was aborted, whatever the procedure made of it.
+        """
+        if self.safety:
+            return "aborted", "; ".join(part for part in (self.safety, self.failure) if part)
         if self.failure:
             return "crashed", self.failure
         if self.stop.is_set():
@@ -140,8 +153,9 @@ class _Active:
         *,
         severity: Severity = "info",
         metadata: Mapping[str, Any] | None = None,
+        source: str = "conductor",
     ) -> None:
-        """Write an event of the conductor's own."""
+        """Write an event of the conductor's own, or of what speaks through it."""
         if self.bundle is None:
             return
         t_mono_ns = self.clock.t_mono_ns()
@@ -149,7 +163,7 @@ class _Active:
             kind=kind,
             message=message,
             severity=severity,
-            source="conductor",
+            source=source,
             t_mono_ns=t_mono_ns,
             t_utc=self.clock.utc_at(t_mono_ns),
             metadata=metadata,
@@ -168,6 +182,7 @@ class Conductor:
         log: a structlog logger.
         on_progress: called when a step begins, ends, or knows more.
         gate: the rig's gate; one is made when there is none.
+        rules: the safety monitor's, for what steps override and for what stands against arming.
         finalize: seals a closed bundle; a child process by default.
         threaded: whether the recorder has threads of its own; not in virtual time.
     """
@@ -183,6 +198,7 @@ class Conductor:
         log: FilteringBoundLogger,
         on_progress: Callable[[RunProgress], None] | None = None,
         gate: Gate | None = None,
+        rules: RuleBook | None = None,
         finalize: Finalize = finalize_in_child,
         threaded: bool = True,
     ) -> None:
@@ -194,6 +210,10 @@ class Conductor:
         self._log = log
         self._on_progress = on_progress
         self.gate = Gate(rig, log=log) if gate is None else gate
+        self._rules = rules
+        self._hold = Hold()
+        self.on_verdicts: Callable[[Mapping[str, ChannelVerdict]], None] | None = None
+        """Hears how each run's safe state ended; the safety monitor's."""
         self._finalize = finalize
         self._threaded = threaded
         self._active: _Active | None = None
@@ -235,6 +255,87 @@ class Conductor:
         while active is not None:
             active.ask_to_stop(reason)
             active = active.outer
+
+    # --- for the safety monitor -----------------------------------------------------------------
+
+    @property
+    def run_id(self) -> str | None:
+        """The id of the run in progress, the inner one if there is one; None between runs."""
+        return None if self.bundle is None else self.bundle.run_id
+
+    @property
+    def recorder_lag_s(self) -> float | None:
+        """How far the recorder is behind the run; None between runs."""
+        return None if self.bundle is None else self.bundle.health.lag_s
+
+    def safety_stop(self, reason: str, *, at_once: bool) -> bool:
+        """Stop the run for safety's sake; ``at_once`` forgoes a cooldown dwell.
+
+        Returns False when nothing runs. A stop that is under way is not hurried by another.
+        """
+        active = found = self._active
+        while active is not None:
+            if not (active.safety or active.returned or active.failure):
+                active.safety = f"{active.stop.reason}; {reason}".removeprefix("; ")
+            if not active.stop.is_set():
+                active.ask_to_stop(reason)
+            if at_once:
+                active.second_stop.set(reason)
+            active = active.outer
+        return found is not None
+
+    def safety_event(
+        self, kind: str, message: str, *, severity: Severity, metadata: Mapping[str, Any]
+    ) -> None:
+        """Put an event of the safety monitor into the bundles of the run and those around it."""
+        active = self._active
+        while active is not None:
+            if kind == "safety.raised":
+                active.raised.append(message)
+            active.event(kind, message, severity=severity, metadata=metadata, source="safety")
+            active = active.outer
+
+    def hold_method(self, reason: str) -> None:
+        """Hold the method that runs, and those to come; an empty reason lets them go on."""
+        was = self._hold.is_set()
+        if reason:
+            self._hold.set(reason)
+        else:
+            self._hold.release()
+        if was != bool(reason) and self._active is not None:
+            kind = "method.held" if reason else "method.released"
+            self._active.event(kind, reason or "the method goes on", severity="warning")
+
+    @contextmanager
+    def _overriding(
+        self, active: _Active, overrides: Sequence[AlarmOverride], step: str
+    ) -> Iterator[None]:
+        """Put a step's overrides in force, on record; restored however the step ends."""
+        rules = self._rules
+        if rules is None:
+            yield
+            return
+        ids = sorted({override.alarm_id for override in overrides})
+        try:
+            with rules.overridden(overrides):
+                self._tell_override(active, rules, "applied", ids, step)
+                yield
+        finally:
+            self._tell_override(active, rules, "restored", ids, step)
+
+    def _tell_override(
+        self, active: _Active, rules: RuleBook, what: str, ids: Sequence[str], step: str
+    ) -> None:
+        settings = {alarm_id: rules.in_force(alarm_id) for alarm_id in ids}
+        said = ", ".join(f"alarm {alarm_id} {setting}" for alarm_id, setting in settings.items())
+        active.log.warning("safety.override", message=f"{step}: {what}: {said}")
+        active.event(
+            f"safety.override.{what}",
+            f"{step}: {said}",
+            severity="warning",
+            metadata={"step": step, "alarms": settings},
+            source="safety",
+        )
 
     async def run(self, request: RunRequest) -> RunReport:
         """Conduct one run; its end, good or bad, is the report, not an exception."""
@@ -305,11 +406,14 @@ class Conductor:
         )
         executor.cooldown_stop = active.second_stop
         executor.on_step = self._stepped
+        executor.hold = self._hold
+        executor.overriding = partial(self._overriding, active)
         return active
 
     async def _arm(self, active: _Active) -> bool:
         """Check everything, then open the bundle; False when the run is refused."""
-        active.problems += rig_problems(self._rig, trip=self.gate.trip)
+        raised = {} if self._rules is None else self._rules.raised(*_FORBID_ARMING)
+        active.problems += rig_problems(self._rig, trip=self.gate.trip, raised=raised)
         procedure = await self._checked(active, budget_s=PREFLIGHT_BUDGET_S)
         if procedure is None or any(map(is_blocking, active.problems)):
             return False
@@ -538,6 +642,8 @@ class Conductor:
                 severity=_SEVERITY[verdict.verdict],
                 metadata=_plain(verdict),
             )
+        if self.on_verdicts is not None:
+            self.on_verdicts(active.verdicts)
 
     async def _wind_up(self, active: _Active, bundle: BundleWriter, ctx: ProcedureContext) -> None:
         """Record the outcome, close the bundle, have it sealed, and make the report."""
@@ -582,6 +688,8 @@ class Conductor:
             bundle=None if bundle is None else bundle.path,
             problems=tuple(active.problems),
             steps=tuple(active.executor.records),
+            raised=tuple(active.raised),
+            trip=self.gate.trip,
         )
 
     def _stepped(self) -> None:

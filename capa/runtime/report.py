@@ -46,3 +46,7 @@ class RunReport:
     bundle: Path | None = None
     problems: tuple[Problem, ...] = ()
     steps: tuple[StepRecord, ...] = ()
+    raised: tuple[str, ...] = ()
+    """What the safety monitor raised meanwhile, in its words."""
+    trip: str = ""
+    """What was latched when the run was over; empty when nothing was."""
