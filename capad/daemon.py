@@ -319,7 +319,12 @@ class Daemon:
         )
 
     def _intake(self, parts: Parts) -> Intake:
-        return Intake(parts.profile, methods=self._settings.spool.root / "methods")
+        return Intake(
+            parts.profile,
+            incoming=self._folders.incoming,
+            profile_file=self._settings.rig.profile,
+            procedures=parts.procedures,
+        )
 
     def _rejected(self, _job: Job, report: Report) -> None:
         self._code = max(self._code, CRASHED)

@@ -1,13 +1,17 @@
 """From a dropped file's bytes to a run that may be armed, or to all that is wrong with it."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from capa.config.check import check_method
+from capa.config.check_experiment import check_experiment
 from capa.config.experiment import ExperimentConfig, Operator
 from capa.config.hardware import HardwareProfile
-from capa.config.load import parse_experiment, parse_method
+from capa.config.load import ExperimentFile, parse_method, read_experiment
 from capa.config.problems import Problem, ProblemsError
+from capa.config.reading import parse_toml
+from capa.config.write import experiment_text, method_text
+from capa.experiment.procedures.base import Procedure
 from capad.jobs import Job, kind_of, shown_name
 
 __all__ = ["Intake", "Prepared", "check_name", "config_text"]
@@ -15,11 +19,16 @@ __all__ = ["Intake", "Prepared", "check_name", "config_text"]
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A job that passed every check that needs no device."""
+    """A job that passed every check that needs no device.
+
+    ``companion`` is the text of the method's own file, for the job to keep: what was checked is
+    what is run, whatever becomes of that file meanwhile.
+    """
 
     experiment: ExperimentConfig
     method_text: str | None
     notes: tuple[Problem, ...]
+    companion: str | None = None
 
 
 class Intake:
@@ -27,53 +36,76 @@ class Intake:
 
     Args:
         profile: the rig.
-        methods: the folder that relative method names in experiment files start from.
-        handlers: the ids of custom steps that installed procedures bring, if known.
+        profile_file: the file it came from.
+        incoming: the folder that files are dropped into; a relative method name in an experiment
+            file starts there, as it would where the file was written.
+        procedures: the procedures there are; None leaves them to preflight.
     """
 
     def __init__(
-        self, profile: HardwareProfile, *, methods: Path, handlers: frozenset[str] | None = None
+        self,
+        profile: HardwareProfile,
+        *,
+        incoming: Path,
+        profile_file: Path | None = None,
+        procedures: Mapping[str, type[Procedure]] | None = None,
     ) -> None:
         self._profile = profile
-        self._methods = methods
-        self._handlers = handlers
+        self._profile_file = profile_file
+        self._incoming = incoming
+        self._procedures = procedures
 
-    def prepare(self, job: Job, data: bytes) -> Prepared:
-        """Read and check a dropped file.
+    def prepare(self, job: Job, data: bytes, companion: str | None = None) -> Prepared:
+        """Read and check a dropped file; ``companion`` is the method that the job keeps already.
 
         Raises:
             ProblemsError: everything that is wrong with it.
         """
         file = shown_name(job.name)
-        kind = check_name(job.name)
         text = data.decode("utf-8", "surrogateescape")
-        if kind == "method":
+        if check_name(job.name) == "method":
             experiment = ExperimentConfig(method=parse_method(text, file=file))
+            read = ExperimentFile(experiment, parse_toml(text, file=file), file, text)
         else:
-            experiment = parse_experiment(text, file=file, folder=self._methods)
-        method = experiment.method
-        source = text if kind == "method" else None
-        notes = self._against_rig(experiment, file, source)
-        if method is not None and source is None:
-            source = _toml(method.model_dump(mode="json", exclude_none=True))
-        return Prepared(_with_operator(experiment, job), source, notes)
+            read = read_experiment(
+                text,
+                file=file,
+                folder=self._incoming,
+                procedures=self._procedures,
+                method_text=companion,
+            )
+            companion = read.method_text
+            self._refuse_a_job_of_its_own(read)
+        experiment = read.experiment
+        notes = self._against_rig(read)
+        kept = read.method_text
+        if kept is None and experiment.method is not None:
+            kept = method_text(experiment.method)
+        return Prepared(_with_operator(experiment, job), kept, notes, companion)
 
-    def _against_rig(
-        self, experiment: ExperimentConfig, file: str, text: str | None
-    ) -> tuple[Problem, ...]:
-        problems = []
-        if experiment.hardware not in (None, self._profile.name):
-            message = (
-                f"is written for the rig {experiment.hardware!r}; this is {self._profile.name!r}"
-            )
-            problems.append(Problem("experiment.other_rig", message, file=file, where="hardware"))
-        if experiment.method is not None:
-            problems += check_method(
-                experiment.method, self._profile, handlers=self._handlers, file=file, text=text
-            )
+    def _against_rig(self, read: ExperimentFile) -> tuple[Problem, ...]:
+        problems = check_experiment(
+            read,
+            profile=self._profile,
+            profile_file=self._profile_file,
+            folder=self._incoming,
+            procedures=self._procedures,
+        )
         if any(problem.blocking for problem in problems):
             raise ProblemsError(problems)
         return tuple(problems)
+
+    def _refuse_a_job_of_its_own(self, read: ExperimentFile) -> None:
+        """A method that lies in ``incoming/`` itself would be run, once here and once by itself."""
+        if read.method_file is None or Path(read.method_file).parent != self._incoming:
+            return
+        name = Path(read.method_file).name
+        message = f"a method beside it in incoming/ is a job of its own: {shown_name(name)}"
+        hint = f'put it into incoming/methods/ and write method = "methods/{shown_name(name)}"'
+        where = "field method"
+        code = "experiment.method_is_a_job"
+        problem = read.source.problem(code, ("method",), message, where=where, hint=hint)
+        raise ProblemsError([problem])
 
 
 def check_name(name: str) -> str:
@@ -92,13 +124,7 @@ def check_name(name: str) -> str:
 
 def config_text(prepared: Prepared) -> str:
     """Return the experiment as TOML, for the bundle."""
-    return _toml(prepared.experiment.model_dump(mode="json", exclude_none=True, exclude={"method"}))
-
-
-def _toml(data: dict[str, object]) -> str:
-    import tomli_w  # not needed before a run
-
-    return tomli_w.dumps(data)
+    return experiment_text(prepared.experiment)
 
 
 def _with_operator(experiment: ExperimentConfig, job: Job) -> ExperimentConfig:

@@ -9,6 +9,7 @@ from enum import StrEnum
 from typing import Any, Literal
 
 __all__ = [
+    "COMPANION_FILE",
     "JOB_FILE",
     "TRANSITIONS",
     "IllegalMoveError",
@@ -25,7 +26,9 @@ __all__ = [
 ]
 
 JOB_FILE = "job.json"
-_OURS = frozenset({JOB_FILE, "report.json", "report.txt"})
+COMPANION_FILE = "named.method.toml"
+"""The method that a job's experiment names, as it was when the job was checked."""
+_OURS = frozenset({JOB_FILE, COMPANION_FILE, "report.json", "report.txt"})
 _TEMPORARY_ENDS = ("~", ".part", ".tmp", ".swp", ".filepart")
 _KINDS: Mapping[str, Literal["method", "experiment"]] = {
     ".method.toml": "method",

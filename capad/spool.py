@@ -33,7 +33,7 @@ _EARLY_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
 class Preparer(Protocol):
     """Checks a job; see ``capad.intake.Intake``."""
 
-    def prepare(self, job: Job, data: bytes) -> Prepared:
+    def prepare(self, job: Job, data: bytes, companion: str | None = None) -> Prepared:
         """Return the run that the file asks for, or raise ``ProblemsError``."""
         ...
 
@@ -224,11 +224,14 @@ class Spool:
     def _check(self, job: Job) -> _Taken:
         """Check a queued job, and reject it if it must be; in a thread."""
         try:
-            prepared = self._preparer.prepare(job, self._folders.content(job))
+            companion = self._folders.companion(job)
+            prepared = self._preparer.prepare(job, self._folders.content(job), companion)
         except ProblemsError as error:
             report = rejection(job, error.problems)
             self._finish(job, JobState.REJECTED, report)
             return _Taken(job, None, report)
+        if companion is None and prepared.companion is not None:
+            self._folders.keep_companion(job, prepared.companion)
         return _Taken(job, prepared, None)
 
     def _admit(self, taken: _Taken) -> None:

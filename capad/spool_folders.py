@@ -20,6 +20,7 @@ from capa.clock import utc_now
 from capa.config.problems import Problem, ProblemsError
 from capa.storage.atomic import fsync_dir, write_atomically
 from capad.jobs import (
+    COMPANION_FILE,
     JOB_FILE,
     Job,
     JobState,
@@ -33,8 +34,9 @@ from capad.jobs import (
 )
 from capad.settling import Stamp
 
-__all__ = ["SpoolFolders", "owner_name"]
+__all__ = ["METHODS", "SpoolFolders", "owner_name"]
 
+METHODS = "methods"
 _STAGED = "."
 _FILE_KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -47,7 +49,11 @@ _FILE_KINDS = {
 
 
 class SpoolFolders:
-    """``incoming/`` and one folder per state below ``root``. Every method may raise OSError."""
+    """``incoming/`` and one folder per state below ``root``. Every method may raise OSError.
+
+    ``incoming/methods/``, if somebody makes it, is for the methods that experiment files name;
+    nothing in it is a job.
+    """
 
     def __init__(self, root: Path, *, max_bytes: int, owners: tuple[str, ...] = ()) -> None:
         self.root = root
@@ -78,6 +84,8 @@ class SpoolFolders:
         with os.scandir(self.incoming) as entries:
             for entry in entries:
                 if is_temporary(entry.name):
+                    continue
+                if entry.name == METHODS and entry.is_dir(follow_symlinks=False):
                     continue
                 with suppress(FileNotFoundError):
                     seen[entry.name] = _stamp(entry.stat(follow_symlinks=False), wall_ns)
@@ -148,6 +156,16 @@ class SpoolFolders:
             message = f"is {status.st_size} bytes; at most {self._max_bytes} are read"
             raise _refusal(job, "spool.too_large", message, "a method is a few kilobytes of TOML")
         return self._read(path, job)
+
+    def companion(self, job: Job) -> str | None:
+        """Return the method's text that the job keeps, if it does."""
+        with suppress(FileNotFoundError):
+            return (self.path(job) / COMPANION_FILE).read_text(encoding="utf-8")
+        return None
+
+    def keep_companion(self, job: Job, text: str) -> None:
+        """Keep the text of the method that the job's experiment names."""
+        write_atomically(self.path(job) / COMPANION_FILE, text.encode(), mode=0o640)
 
     def move(self, job: Job, to: JobState, note: str = "", *, record: bool = True) -> Job:
         """Move a job to another state, with the move in its history if it is to be recorded."""

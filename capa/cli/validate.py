@@ -9,7 +9,6 @@ import typer
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from capa.config.experiment import ExperimentConfig
     from capa.config.hardware import HardwareProfile
     from capa.config.problems import Problem
     from capa.experiment.method import Method
@@ -62,7 +61,7 @@ def validate(
         profile = _profile(hardware)[1]
     for file in files:
         try:
-            verdict = _examined(file, profile)
+            verdict = _examined(file, profile, hardware)
         except ProblemsError as error:
             verdict = _Verdict(error.problems)
         good = _tell(file, verdict) and good
@@ -70,17 +69,17 @@ def validate(
         raise typer.Exit(_EXIT_PROBLEMS)
 
 
-def _examined(file: Path, profile: "HardwareProfile | None") -> _Verdict:
+def _examined(file: Path, profile: "HardwareProfile | None", hardware: Path | None) -> _Verdict:
     """Check a file as what it is.
 
     Raises:
         ProblemsError: it can't be used.
     """
-    from capa.config.load import load_experiment, load_method
+    from capa.config.load import load_method
 
     match _kind(file):
         case "experiment":
-            return _experiment(load_experiment(file), file, profile)
+            return _experiment(file, profile, hardware)
         case "profile":
             return _profile(file)[0]
         case "settings":
@@ -138,15 +137,33 @@ def _method(method: "Method", file: Path, profile: "HardwareProfile | None") -> 
     return _Verdict(problems, f"method {method.name}: {_outline(method)}{_against(profile)}")
 
 
-def _experiment(
-    experiment: "ExperimentConfig", file: Path, profile: "HardwareProfile | None"
-) -> _Verdict:
-    method = experiment.method
-    problems = _checked(method, profile, file, None) if method is not None else []
+def _experiment(file: Path, profile: "HardwareProfile | None", hardware: Path | None) -> _Verdict:
+    """Check an experiment, its procedure's config included.
+
+    Raises:
+        ProblemsError: it can't be used.
+    """
+    from capa.config.check_experiment import check_experiment
+    from capa.config.load import read_experiment
+    from capa.config.reading import decode_text, read_bytes
+    from capa.plugins.discovery import load_procedures
+
+    procedures = load_procedures()
+    text = decode_text(read_bytes(file), file=str(file))
+    read = read_experiment(text, file=str(file), folder=file.parent, procedures=procedures)
+    problems = []
+    if profile is not None:
+        problems = check_experiment(
+            read,
+            profile=profile,
+            profile_file=hardware,
+            folder=file.parent,
+            procedures=procedures,
+        )
+    method = read.experiment.method
     about = f", method {method.name}: {_outline(method)}" if method is not None else ""
-    return _Verdict(
-        problems, f"experiment with {experiment.procedure.id}{about}{_against(profile)}"
-    )
+    summary = f"experiment with {read.experiment.procedure.id}{about}{_against(profile)}"
+    return _Verdict(problems, summary)
 
 
 def _checked(

@@ -1,6 +1,6 @@
 """Method against rig, before anything heats: every name resolves, every value is allowed."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from capa.channels.spec import ChannelSpec, Limits
@@ -36,14 +36,17 @@ def check_method(
     handlers: frozenset[str] | None = None,
     file: str | None = None,
     text: str | None = None,
+    lines: Mapping[Path, int] | None = None,
 ) -> list[Problem]:
     """Return what stands between a method and a rig; an empty list if nothing does.
 
     ``handlers`` are the custom steps that the procedure knows; None where that can't be told, and
-    then each custom step gives a note. With the method's ``text`` the problems have lines. A
+    then each custom step gives a note. With the method's ``text``, or the ``lines`` of its keys,
+    the problems have lines. A
     missing cool target is only a warning (``blocking=False``): a cool-down does what it can.
     """
-    lines = toml_lines(text) if text is not None else {}
+    if lines is None:
+        lines = toml_lines(text) if text is not None else {}
     source = Source(file, method.model_dump(), lines)
     check = _Check(source, {c.name: c for c in profile.channels}, _starts(profile))
     check.alarms = frozenset(alarm.id for c in profile.channels for alarm in c.alarms)

@@ -1,6 +1,7 @@
 """Load methods, hardware profiles and experiments; every problem of a file at once, or a value."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path as FilePath
 from typing import TypeVar
 
@@ -9,24 +10,29 @@ from pydantic import BaseModel, ValidationError
 from capa.config.experiment import ExperimentConfig
 from capa.config.explain import explain, nearest, where_of
 from capa.config.hardware import HardwareProfile
-from capa.config.locate import Path
+from capa.config.locate import Path, toml_lines
 from capa.config.problems import Problem, ProblemsError
+from capa.config.procedure_config import procedure_problems
 from capa.config.profile import examine_profile
 from capa.config.reading import Source, decode_text, parse_toml, parse_yaml, read_bytes
 from capa.config.shapes import child, table_at
 from capa.devices.adapter import AdapterFamily
 from capa.experiment.method import STEP_MODELS, Method, missing_one_of
+from capa.experiment.procedures.base import Procedure
 
 __all__ = [
+    "ExperimentFile",
     "inspect_profile",
     "load_experiment",
     "load_method",
     "load_profile",
     "parse_experiment",
     "parse_method",
+    "read_experiment",
 ]
 
 _MOST_PROBLEMS = 100
+_METHOD_END = ".method.toml"
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
@@ -95,29 +101,102 @@ def parse_experiment(text: str, *, file: str, folder: FilePath) -> ExperimentCon
     Raises:
         ProblemsError: everything that is wrong with it, or with its method.
     """
+    return read_experiment(text, file=file, folder=folder).experiment
+
+
+@dataclass(frozen=True, slots=True)
+class ExperimentFile:
+    """An experiment with what its messages need: where things stand in which file.
+
+    ``method_text`` is the text of the method's own file; None for one that stands inline.
+    """
+
+    experiment: ExperimentConfig
+    source: Source
+    method_file: str | None = None
+    method_text: str | None = None
+
+    @property
+    def method_lines(self) -> Mapping[Path, int]:
+        """Return the lines of the method's keys, in whichever file they stand."""
+        if self.method_text is not None:
+            return toml_lines(self.method_text)
+        lines = self.source.lines.items()
+        return {path[1:]: line for path, line in lines if path[:1] == ("method",)}
+
+
+def read_experiment(
+    text: str,
+    *,
+    file: str,
+    folder: FilePath,
+    procedures: Mapping[str, type[Procedure]] | None = None,
+    method_text: str | None = None,
+) -> ExperimentFile:
+    """Make an experiment of text, and check its procedure against those that there are.
+
+    A relative method is looked for from ``folder``, unless ``method_text`` has it already.
+
+    Raises:
+        ProblemsError: everything that is wrong with it, or with its method.
+    """
     is_yaml = file.endswith((".yaml", ".yml"))
     source = (parse_yaml if is_yaml else parse_toml)(_checked(text, file), file=file)
     problems: list[Problem] = []
     method = source.data.get("method")
+    method_file = None
     if isinstance(method, str):
+        method_file = str(folder / method)
         source.data.pop("method")
-        source.data["method"] = _named_method(folder / method, source, problems)
+        method_text = _named_text(folder / method, source, problems, known=method_text)
+        source.data["method"] = _named_method(method_text, method_file, problems)
     experiment, more = _read(source, ExperimentConfig, "experiment")
     more += _missing_pairs(source, ("method",), more)
-    return _settled(experiment, problems + more)
+    if procedures is not None:
+        more += procedure_problems(source, procedures)
+    settled = _settled(experiment, problems + more)
+    return ExperimentFile(settled, source, method_file, method_text if method_file else None)
 
 
-def _named_method(path: FilePath, source: Source, problems: list[Problem]) -> Method | None:
-    try:
-        return load_method(path)
-    except ProblemsError as error:
-        if error.problems[0].code == "file.unreadable":
+def _named_text(
+    path: FilePath, source: Source, problems: list[Problem], *, known: str | None
+) -> str | None:
+    """Read a method's file; nothing but a method is read, whoever names it."""
+    if known is not None:
+        return known
+    message = f"the method is not called NAME{_METHOD_END}: {path}"
+    if _is_called_method(path):
+        try:
+            return decode_text(read_bytes(path), file=str(path))
+        except ProblemsError as error:
+            if error.problems[0].code != "file.unreadable":
+                problems.extend(error.problems)
+                return None
             message = f"the method {error.problems[0].message}: {path}"
-            problems.append(
-                source.problem("experiment.no_method", ("method",), message, where="field method")
-            )
-        else:
-            problems.extend(error.problems)
+    hint = "a relative name is looked for from the experiment's own folder"
+    where = "field method"
+    problems.append(
+        source.problem("experiment.no_method", ("method",), message, where=where, hint=hint)
+    )
+    return None
+
+
+def _is_called_method(path: FilePath) -> bool:
+    """Whether a file, and what a link may lead to, has a method's name."""
+    try:
+        real = path.resolve()
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+        real = path
+    return path.name.endswith(_METHOD_END) and real.name.endswith(_METHOD_END)
+
+
+def _named_method(text: str | None, file: str, problems: list[Problem]) -> Method | None:
+    if text is None:
+        return None
+    try:
+        return parse_method(text, file=file)
+    except ProblemsError as error:
+        problems.extend(error.problems)
         return None
 
 

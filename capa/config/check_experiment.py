@@ -1,0 +1,77 @@
+"""An experiment against the box: the right rig, a method that fits it, handlers that exist."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from capa.config.check import check_method
+from capa.config.hardware import HardwareProfile
+from capa.config.load import ExperimentFile
+from capa.config.problems import Problem, ProblemsError
+from capa.config.reading import decode_text, parse_toml, read_bytes
+from capa.experiment.procedures.base import Procedure, declared_handlers
+
+__all__ = ["check_experiment", "is_path"]
+
+
+def check_experiment(
+    read: ExperimentFile,
+    *,
+    profile: HardwareProfile,
+    profile_file: Path | None,
+    folder: Path,
+    procedures: Mapping[str, type[Procedure]] | None = None,
+) -> list[Problem]:
+    """Return what stands between an experiment and a rig; ``folder`` is the experiment's own."""
+    problems = _other_rig(read, profile, profile_file, folder)
+    experiment = read.experiment
+    if experiment.method is None:
+        return problems
+    procedure = (procedures or {}).get(experiment.procedure.id)
+    return problems + check_method(
+        experiment.method,
+        profile,
+        handlers=None if procedure is None else declared_handlers(procedure),
+        file=read.method_file or read.source.file,
+        lines=read.method_lines,
+    )
+
+
+def is_path(hardware: str) -> bool:
+    """Whether ``hardware`` is the path of a profile; else it is a profile's name."""
+    return hardware.endswith(".toml") or "/" in hardware
+
+
+def _other_rig(
+    read: ExperimentFile, profile: HardwareProfile, profile_file: Path | None, folder: Path
+) -> list[Problem]:
+    """Refuse an experiment that was written for another rig, and name both."""
+    wanted = read.experiment.hardware
+    if wanted is None or _meant(wanted, profile_file, folder) == profile.name:
+        return []
+    name = _meant(wanted, profile_file, folder)
+    said = f"{name!r}" if name == wanted else f"{name!r} ({wanted})"
+    file = "" if profile_file is None else f" ({profile_file})"
+    message = f"is written for the rig {said}; this is {profile.name!r}{file}"
+    hint = "run it on that rig, or change `hardware` if it is meant for this one"
+    where = "field hardware"
+    return [
+        read.source.problem("experiment.other_rig", ("hardware",), message, where=where, hint=hint)
+    ]
+
+
+def _meant(wanted: str, profile_file: Path | None, folder: Path) -> str:
+    """Return the name of the profile that is meant.
+
+    A path leads to a profile with a name. Where it leads nowhere, as on a box that the file was
+    copied to, the name of the file has to do.
+    """
+    if not is_path(wanted):
+        return wanted
+    path = folder / wanted
+    if not path.exists() and profile_file is not None and path.name == profile_file.name:
+        path = profile_file
+    try:
+        source = parse_toml(decode_text(read_bytes(path), file=str(path)), file=str(path))
+    except ProblemsError:
+        return path.stem
+    return str(source.data.get("name", path.stem))
