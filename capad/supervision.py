@@ -5,9 +5,9 @@ is fresh; there is no thread that would go on petting for a dead engine.
 """
 
 import os
+import socket
 from collections.abc import Callable, Mapping
 
-import sdnotify
 import trio
 from structlog.typing import FilteringBoundLogger
 
@@ -23,29 +23,60 @@ _STATUS_LENGTH = 480
 
 
 class Notifier:
-    """Speaks to the service manager, if there is one."""
+    """Speaks to the service manager, if there is one, and never waits for it.
+
+    The socket's queue is short, and a service manager that is busy would block a sender for as
+    long as it is: a stuck reader must not stop the engine. What finds no room is kept, the latest
+    of each name, and goes with the next message; only ``WATCHDOG=1`` is dropped, for it speaks of
+    the moment at which it was said.
+    """
 
     def __init__(self, environment: Mapping[str, str]) -> None:
-        self._socket = sdnotify.SystemdNotifier() if "NOTIFY_SOCKET" in environment else None
+        address = environment.get("NOTIFY_SOCKET", "")
+        self._manager = _connected(address) if address else None
+        self._unsent: dict[str, str] = {}
         watchdog_us = environment.get("WATCHDOG_USEC", "")
         ours = environment.get("WATCHDOG_PID", str(os.getpid())) == str(os.getpid())
         self.watchdog_s = int(watchdog_us) / 1e6 if watchdog_us.isdigit() and ours else None
 
     def send(self, *lines: str) -> None:
         """Send assignments such as ``READY=1``, in one datagram."""
-        if self._socket is not None:
-            text = "\n".join(" ".join(line.split()) for line in lines)
-            # sdnotify encodes as Latin-1; what it is given has to come out as UTF-8.
-            self._socket.notify(text.encode("utf-8", "replace").decode("latin-1"))
+        if self._manager is None:
+            return
+        for line in lines:
+            self._unsent[line.partition("=")[0]] = " ".join(line.split())
+        text = "\n".join(self._unsent.values())
+        try:
+            self._manager.send(text.encode("utf-8", "replace"))
+        except OSError:
+            self._unsent.pop("WATCHDOG", None)
+        else:
+            self._unsent.clear()
 
     def close(self) -> None:
         """Hang up."""
-        if self._socket is not None and self._socket.socket is not None:
-            self._socket.socket.close()
+        if self._manager is not None:
+            self._manager.close()
 
     def extend(self) -> None:
         """Ask for more time to start or to stop."""
         self.send(f"EXTEND_TIMEOUT_USEC={round(_EXTEND_BY_S * 1e6)}")
+
+
+def _connected(address: str) -> socket.socket | None:
+    """Return the way to the service manager; None if nobody listens at the address given.
+
+    The protocol is systemd's: one datagram of assignments (``man 3 sd_notify``); ``@`` stands for
+    the abstract namespace.
+    """
+    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+    manager.setblocking(False)
+    try:
+        manager.connect("\0" + address[1:] if address.startswith("@") else address)
+    except OSError:
+        manager.close()
+        return None
+    return manager
 
 
 class Supervisor:

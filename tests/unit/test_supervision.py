@@ -142,3 +142,31 @@ def test_without_a_service_manager_nothing_is_said(monkeypatch: pytest.MonkeyPat
 def test_the_watchdog_of_another_process_is_not_ours() -> None:
     environment = {"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}
     assert Notifier(environment).watchdog_s is None
+
+
+def test_a_service_manager_that_does_not_read_never_stops_the_engine(
+    manager: Manager, box: Box
+) -> None:
+    for index in range(2000):
+        box.status = f"RUN {index}"
+        box.supervisor.refresh()
+    assert len(manager.heard()) < 2000
+    box.supervisor.ready()
+    assert manager.heard() == ["STATUS=RUN 1999", "READY=1"]
+
+
+def test_a_sign_of_life_that_found_no_room_is_not_told_later(manager: Manager) -> None:
+    notifier = Notifier(os.environ)
+    for _ in range(2000):
+        notifier.send("WATCHDOG=1")
+    manager.heard()
+    notifier.send("STATUS=stuck")
+    assert manager.heard() == ["STATUS=stuck"]
+    notifier.close()
+
+
+def test_an_address_at_which_nobody_listens_is_like_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "nobody"))
+    Notifier(os.environ).send("READY=1")
