@@ -433,7 +433,7 @@ async def test_the_screen_shows_the_live_numbers(
     assert measured.noise is not None
     assert measured.slope is not None
     assert [tick.elapsed_s for tick in ticks] == sorted(tick.elapsed_s for tick in ticks)
-    assert Attended.screen.states[0] == "settling"
+    assert Attended.screen.states[:2] == ["moving", "settling"]
     assert Attended.screen.states[-1] == "converged"
 
 
@@ -449,8 +449,10 @@ async def test_a_stop_in_the_middle_ends_at_once_and_keeps_what_was_found(
         nursery.start_soon(one.run, request(None, procedure=HeatFluxTune.id, config={**QUICK}))
         await until(lambda: twins.outputs()["cone.setpoint"] >= 640.0)
         stopped_at_s = trio.current_time()
+        shown = (one.metadata or {}).get("status", "")
         one.stop("SIGINT")
         await until(lambda: one.progress is None)
+        assert "target 2/3, 35 kW/m^2, iteration 1" in shown
         assert twins.outputs()["cone.setpoint"] == pytest.approx(20.0, abs=0.1)
         assert trio.current_time() - stopped_at_s < 60.0  # virtual seconds, while a disk writes
     assert one.last_report is not None

@@ -292,6 +292,7 @@ class Session:
         """Command a setpoint, at once or as a ramp from where the heater is; not while paused."""
         self._counts_from_s = math.inf
         self._window.begin(math.inf)  # what was measured before is no measurement of this setpoint
+        self._tick("moving")
         if self._watch_time.paused:
             await self._resumed.wait()
         per_s = (self._config.ramp_c_per_min or math.inf) / 60
@@ -383,6 +384,8 @@ class Session:
     # --- telling ----------------------------------------------------------------------------------
 
     def _tick(self, state: str, stats: WindowStats | None = None, *, message: str = "") -> None:
+        """Show how it stands: in the run's status line, and to whoever watches."""
+        self._ctx.metadata["status"] = words.status(self._artifact.results, self._current, state)
         if self._ctx.ui_sink is None:
             return
         current = self._current

@@ -7,7 +7,15 @@ from capa.experiment.procedures.builtin.heat_flux_tune.artifact import TargetRes
 from capa.experiment.procedures.builtin.heat_flux_tune.config import HeatFluxTuneConfig
 from capa.experiment.procedures.builtin.heat_flux_tune.secant import Point
 
-__all__ = ["at_bound", "deaf_gauge", "facts", "out_of_iterations", "out_of_session", "unsettled"]
+__all__ = [
+    "at_bound",
+    "deaf_gauge",
+    "facts",
+    "out_of_iterations",
+    "out_of_session",
+    "status",
+    "unsettled",
+]
 
 
 def at_bound(result: TargetResult) -> str:
@@ -51,6 +59,18 @@ def deaf_gauge(points: Sequence[Point], config: HeatFluxTuneConfig) -> str:
         f"{config.flux_channel} went from {before.flux_kw_m2:.1f} to {last.flux_kw_m2:.1f} kW/m^2 "
         f"when the setpoint went from {before.setpoint_c:.0f} to {last.setpoint_c:.0f} degC: the "
         "gauge does not see the heater; check shutter, cooling water and gauge"
+    )
+
+
+def status(results: Sequence[TargetResult], current: TargetResult | None, state: str) -> str:
+    """Return a line for the operator: ``target 2/3, 35 kW/m^2, iteration 1, settling``."""
+    done = sum(result.reached for result in results)
+    if current is None:
+        return f"{done} of {len(results)} targets reached, {state}"
+    number = 1 + next(index for index, one in enumerate(results) if one is current)
+    return (
+        f"target {number}/{len(results)}, {current.target_kw_m2:g} kW/m^2, "
+        f"iteration {current.iterations}, {state}"
     )
 
 
