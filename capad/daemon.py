@@ -19,7 +19,8 @@ from capa.runtime.conductor import Conductor
 from capa.runtime.progress import RunProgress
 from capa.runtime.report import RunReport, RunRequest
 from capa.runtime.rig import Rig
-from capa.runtime.safe_state import Verdict, drive_safe_state
+from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.safety_monitor import SafetyMonitor
 from capa.runtime.twin_child import running_twin
 from capad.console import Console
 from capad.heartbeats import Heartbeat, Heartbeats
@@ -28,6 +29,7 @@ from capad.jobs import Job, shown_name
 from capad.lock import SpoolLock
 from capad.recovery import recover
 from capad.reports import Report, before_arming, of_run
+from capad.safety_desk import SafetyDesk
 from capad.settings import Settings
 from capad.signals import listen
 from capad.spool import Spool
@@ -43,9 +45,10 @@ _DEVICE_BEAT_S = 5.0
 _RECORDER_BEAT_S = 15.0
 """Longer than the conductor's own patience with the recorder, so that it can act first."""
 _SPOOL_BEAT_S = 30.0
+_SAFETY_BEAT_S = 2.0
 _SAFE_RETRY_S = 2.0
 _ANSWER_WAIT_S = 1.0
-_RIG_CODES = frozenset({"rig.device_silent", "rig.tripped"})
+_RIG_CODES = frozenset({"rig.device_silent", "rig.tripped", "rig.alarm"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,7 @@ class _Bench:
     parts: Parts
     rig: Rig
     conductor: Conductor
+    monitor: SafetyMonitor
 
 
 class Daemon:
@@ -86,6 +90,8 @@ class Daemon:
         self._folders = SpoolFolders(
             settings.spool.root, max_bytes=settings.spool.max_bytes, owners=settings.spool.owners
         )
+        self._safety = SafetyDesk(settings, log=log)
+        self._said: frozenset[str] = frozenset()
         self._heartbeats = Heartbeats()
         self._supervisor = Supervisor(
             notifier,
@@ -128,9 +134,12 @@ class Daemon:
             parts = await trio.to_thread.run_sync(self._load)
             self._spool = self._make_spool(parts)
             await trio.to_thread.run_sync(lock.acquire)
+            await self._safety.load()
+            nursery.start_soon(self._safety.run)
             while not self._stopping:
                 await self._serve(nursery, parts)
                 parts = self._next_parts or parts
+            await self._safety.save()
             nursery.cancel_scope.cancel()
         lock.release()
         return self._code if self._options.once else 0
@@ -197,19 +206,28 @@ class Daemon:
 
     @asynccontextmanager
     async def _opened(self, parts: Parts) -> AsyncIterator[_Bench]:
-        """Open the rig, on the twin if asked for, with its heartbeats."""
-        async with self._real_or_twin(parts) as used, open_parts(used, log=self._log) as rig:
+        """Open the rig, on the twin if asked for, watched from the first sample on."""
+        async with (
+            self._real_or_twin(parts) as used,
+            open_parts(used, log=self._log) as rig,
+            trio.open_nursery() as watch,
+        ):
             conductor = make_conductor(
                 rig, used, self._settings, log=self._log, on_progress=self._progressed
             )
-            bench = _Bench(used, rig, conductor)
+            monitor = self._safety.make_monitor(
+                rig, conductor, on_change=self._alarmed, on_verdicts=self._made_safe
+            )
+            bench = _Bench(used, rig, conductor, monitor)
+            self._bench, self._safety.monitor = bench, monitor
+            await watch.start(monitor.run)
             self._heartbeats.watch(self._beats)
-            self._bench = bench
             try:
                 yield bench
             finally:
-                self._bench = None
+                self._bench = self._safety.monitor = None
                 self._heartbeats.unwatch(self._beats)
+                watch.cancel_scope.cancel()
 
     @asynccontextmanager
     async def _real_or_twin(self, parts: Parts) -> AsyncIterator[Parts]:
@@ -260,7 +278,8 @@ class Daemon:
             budget_s=self._settings.safety.safing_budget_s,
             on_write=bench.conductor.gate.note,
         )
-        self._safe = SafeRecord(verdicts, _local_now())
+        self._made_safe(verdicts)
+        bench.monitor.judge(verdicts, latch=False)
         for verdict in verdicts.values():
             bad = verdict.verdict is Verdict.UNREACHABLE
             (self._log.error if bad else self._log.info)(
@@ -300,12 +319,22 @@ class Daemon:
         await self._drive(bench)
         self._supervisor.refresh()
 
-    async def _keep_safe(self, bench: _Bench) -> None:
-        """Between runs, retry what could not be brought to its safe value."""
-        while True:
-            await trio.sleep(_SAFE_RETRY_S)
-            if self._current is None and self._safe and self._unsafe_devices(bench):
-                await self._drive(bench)
+    def _made_safe(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
+        """Take note of how the safe state ended; what was not reached, the monitor tries again."""
+        self._safe = SafeRecord(verdicts, _local_now())
+
+    def _alarmed(self) -> None:
+        """Hear from the safety monitor that something was raised, cleared or latched."""
+        bench = self._bench
+        words = {} if bench is None else dict(bench.monitor.raised)
+        for trip in self._safety.trips.latched:
+            words[f"trip {trip.rule}"] = f"TRIPPED: {trip.message}"
+        for name in words.keys() - self._said:
+            self._console.say(words[name])
+        self._said = frozenset(words)
+        self._supervisor.refresh()
+        if self._options.once and self._safety.trips.latched:
+            self._wake()
 
     # --- jobs ------------------------------------------------------------------------------------
 
@@ -333,7 +362,6 @@ class Daemon:
     async def _work(self, nursery: trio.Nursery, local: trio.Nursery, bench: _Bench) -> None:
         spool = self._the_spool
         spool.use(self._intake(bench.parts))
-        local.start_soon(self._keep_safe, bench)
         self._enter("IDLE", f"waiting for files in {self._folders.incoming}")
         self._supervisor.ready()
         gc.freeze()  # what start-up made stays; later collections need not look at it
@@ -387,8 +415,10 @@ class Daemon:
         return got
 
     def _blocked(self) -> bool:
-        """Whether nothing may be armed: a commandable device is silent, or not known to be safe."""
-        return bool(self._stopping or self._reload or self._silent())
+        """Whether nothing may be armed: tripped, in alarm, a device silent or not known safe."""
+        alarms = () if self._bench is None else self._bench.monitor.blocked
+        tripped = self._safety.trips.latched
+        return bool(self._stopping or self._reload or tripped or alarms or self._silent())
 
     def _silent(self) -> tuple[str, ...]:
         """Return the devices without which nothing is armed, and that do not answer just now."""
@@ -510,6 +540,10 @@ class Daemon:
             self._console.say(f"the queue is held: {spool.held}; rm '{spool.hold_file}'")
             self._code = max(self._code, ABORTED)
             return True
+        if self._safety.trips.latched:
+            self._console.say(f"tripped: {self._safety.trips.text}; see capa safety")
+            self._code = max(self._code, ABORTED)
+            return True
         return spool.is_empty
 
     async def _watch_for_the_end(self, spool: Spool) -> None:
@@ -536,6 +570,8 @@ class Daemon:
                 silent=self._silent() if self._phase != "STARTING" else (),
                 trouble=self._lost or (None if spool is None else spool.trouble),
                 safe=self._safe,
+                trip=self._safety.trips.text,
+                alarms=() if bench is None else tuple(bench.monitor.raised.values()),
             )
         )
 
@@ -559,6 +595,7 @@ class Daemon:
             reply_s = sum(link.reply_timeout_s for link in bench.parts.profile.links)
             age_s = _DEVICE_BEAT_S + 4 * reply_s
             beats = {name: Heartbeat(at, age_s) for name, at in bench.rig.heartbeats().items()}
+            beats["safety monitor"] = Heartbeat(bench.monitor.beat_at_s, _SAFETY_BEAT_S)
             bundle = bench.conductor.bundle
             recorded_at_s = None if bundle is None else bundle.health.heartbeat_at_s
             if recorded_at_s is not None:

@@ -131,6 +131,8 @@ def _run(run: RunReport) -> dict[str, Any]:
         "started_utc": run.started_utc.isoformat(timespec="milliseconds"),
         "ended_utc": run.ended_utc.isoformat(timespec="milliseconds"),
         "verdicts": {name: asdict(verdict) for name, verdict in run.verdicts.items()},
+        "raised": list(run.raised),
+        "trip": run.trip,
         "steps": [asdict(step) for step in run.steps],
     }
 
@@ -141,6 +143,13 @@ def _run_lines(run: RunReport) -> list[str]:
         f"Run {run.run_id or '(none)'}: {run.run_status}, {took_s:.1f} s",
         f"Why it ended: {run.exit_reason}",
     ]
+    if run.raised:
+        lines += ["Raised by the safety monitor:", *(f"  {words}" for words in run.raised)]
+    if run.trip:
+        lines += [
+            f"TRIPPED: {run.trip}",
+            "  Nothing runs before: capa safety clear --by NAME --reason TEXT",
+        ]
     if run.verdicts:
         lines += ["Safe state:", *(f"  {line}" for line in verdict_lines(run))]
     return lines

@@ -36,6 +36,8 @@ class Snapshot:
     silent: tuple[str, ...] = ()
     trouble: str | None = None
     safe: SafeRecord | None = None
+    trip: str = ""
+    alarms: tuple[str, ...] = ()
 
 
 def status_line(now: Snapshot) -> str:
@@ -43,6 +45,10 @@ def status_line(now: Snapshot) -> str:
     parts = [_head(now), f"queue {now.queue}"]
     if now.held is not None and now.phase == "RUN":
         parts.append(f"held after this run: {now.held}")
+    if now.trip and now.phase != "IDLE":
+        parts.append(f"TRIPPED: {now.trip}")
+    if now.alarms and not now.trip:
+        parts.append(f"ALARM: {'; '.join(now.alarms)}")
     if now.silent:
         parts.append(f"no answer from {', '.join(now.silent)}")
     if now.trouble:
@@ -61,6 +67,8 @@ def worst(verdicts: Mapping[str, ChannelVerdict]) -> Verdict:
 def _head(now: Snapshot) -> str:
     if now.phase == "RUN":
         return _run(now)
+    if now.phase == "IDLE" and now.trip:
+        return f"TRIPPED {now.trip}; to clear: capa safety clear --by NAME --reason TEXT"
     if now.phase == "IDLE" and now.held is not None:
         return f"HELD {now.held}; to release: rm '{now.hold_file}'"
     return f"{now.phase} {now.doing}".strip()

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping
 
+import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.experiment.procedures.base import Procedure
 from capa.plugins.discovery import load_procedures
 from capa.runtime.conductor import Conductor
+from capa.runtime.gate import Gate
 from capa.runtime.parts import Parts, load_parts, open_parts
 from capa.runtime.progress import RunProgress
 from capa.runtime.rig import Rig
+from capa.runtime.safety_book import RuleBook
 from capad.settings import PluginSettings, Settings
 
 __all__ = ["Parts", "load_parts", "load_plugins", "make_conductor", "open_parts"]
@@ -28,9 +31,15 @@ def make_conductor(
     log: FilteringBoundLogger,
     on_progress: Callable[[RunProgress], None],
 ) -> Conductor:
-    """Make what conducts runs on an open rig."""
+    """Make what conducts runs on an open rig, by its gate and its safety rules."""
+    gate = Gate(rig, log=log)
+    rules = RuleBook.of(
+        rig.profile, rig.registry, commanded=gate.commanded, now_s=trio.current_time()
+    )
     return Conductor(
         rig,
+        gate=gate,
+        rules=rules,
         procedures=parts.procedures,
         runs_root=settings.runs.root,
         grace_s=settings.safety.grace_s,

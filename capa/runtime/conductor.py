@@ -210,7 +210,7 @@ class Conductor:
         self._log = log
         self._on_progress = on_progress
         self.gate = Gate(rig, log=log) if gate is None else gate
-        self._rules = rules
+        self.rules = rules
         self._hold = Hold()
         self.on_verdicts: Callable[[Mapping[str, ChannelVerdict]], None] | None = None
         """Hears how each run's safe state ended; the safety monitor's."""
@@ -311,7 +311,7 @@ class Conductor:
         self, active: _Active, overrides: Sequence[AlarmOverride], step: str
     ) -> Iterator[None]:
         """Put a step's overrides in force, on record; restored however the step ends."""
-        rules = self._rules
+        rules = self.rules
         if rules is None:
             yield
             return
@@ -412,7 +412,7 @@ class Conductor:
 
     async def _arm(self, active: _Active) -> bool:
         """Check everything, then open the bundle; False when the run is refused."""
-        raised = {} if self._rules is None else self._rules.raised(*_FORBID_ARMING)
+        raised = {} if self.rules is None else self.rules.raised(*_FORBID_ARMING)
         active.problems += rig_problems(self._rig, trip=self.gate.trip, raised=raised)
         procedure = await self._checked(active, budget_s=PREFLIGHT_BUDGET_S)
         if procedure is None or any(map(is_blocking, active.problems)):

@@ -130,9 +130,9 @@ class SafetyMonitor:
     # --- what others ask ------------------------------------------------------------------------
 
     @property
-    def warnings(self) -> tuple[str, ...]:
-        """The words of every rule that is raised."""
-        return tuple(self._book.raised().values())
+    def raised(self) -> Mapping[str, str]:
+        """The words of every rule that is raised, by its name."""
+        return self._book.raised()
 
     @property
     def blocked(self) -> tuple[str, ...]:
@@ -273,8 +273,10 @@ class SafetyMonitor:
     async def _keep_safe(self) -> None:
         """Drive the safe state when asked to, and again for as long as it is not reached."""
         while True:
-            with trio.move_on_after(RETRY_S if self._unreached else float("inf")):
+            with trio.move_on_after(RETRY_S):
                 await self._drive.wait()
+            if not (self._drive.is_set() or self._unreached):
+                continue
             self._drive = trio.Event()
             latching, self._latching = self._latching, False
             verdicts = await drive_safe_state(
