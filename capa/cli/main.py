@@ -5,6 +5,7 @@ import sys
 import typer
 
 from capa.cli.plugins import plugins
+from capa.cli.run import run
 from capa.cli.safety import safety
 from capa.cli.twin import twin, twin_fault
 from capa.cli.validate import validate
@@ -20,6 +21,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.command(no_args_is_help=True)(validate)
+app.command(no_args_is_help=True)(run)
 app.command(no_args_is_help=True)(twin)
 app.command("twin-fault", no_args_is_help=True)(twin_fault)
 app.add_typer(plugins, name="plugins")

@@ -47,7 +47,7 @@ class RunConsole:
         if self._run_id != progress.run_id:
             self._run_id = progress.run_id
             self.say(f"  run {progress.run_id}; abort it with Ctrl-C (SIGINT)")
-        if not progress.step and (progress.method is not None or progress.within):
+        if not progress.step and (progress.method or progress.within or self._has_walked(progress)):
             return
         if step != self._step:
             self._step, self._said_at_s = step, now_s
@@ -57,6 +57,11 @@ class RunConsole:
         elif now_s - self._said_at_s >= _EVERY_S:
             self._said_at_s = now_s
             self.say(f"  {progress.describe()}")
+
+    def _has_walked(self, progress: RunProgress) -> bool:
+        """Whether steps of this run were shown: then what has no step and no status is its end."""
+        walked = self._step is not None and self._step[0] == progress.run_id and self._step[2] > 0
+        return walked and not progress.status
 
     def how_it_ended(self, run: RunReport) -> None:
         """Say how the rig was left, and where everything is."""

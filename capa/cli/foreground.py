@@ -1,0 +1,168 @@
+"""One run in the foreground: a rig opened for it, made safe before and after it."""
+
+import signal
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from capa.runtime.conductor import Conductor
+from capa.runtime.console import RunConsole
+from capa.runtime.parts import Parts, load_parts, open_parts
+from capa.runtime.report import RunReport, RunRequest
+from capa.runtime.rig import Rig
+from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.twin_child import running_twin
+
+__all__ = ["ABORTED", "COMPLETED", "CRASHED", "NOT_VERIFIED", "ForegroundRun"]
+
+COMPLETED, ABORTED, CRASHED, NOT_VERIFIED = 0, 1, 2, 3
+ANSWER_WAIT_S = 10.0
+GRACE_S = 10.0
+SAFING_BUDGET_S = 5.0
+_FOLLOW_S = 0.25
+
+
+@dataclass(slots=True)
+class ForegroundRun:
+    """From an open terminal to an exit code.
+
+    Args:
+        parts: the profile and what it takes.
+        request: the run.
+        runs_root: where its bundle goes.
+        twin_dir: where the twin that stands in for the instruments is put; None for a real rig.
+    """
+
+    parts: Parts
+    request: RunRequest
+    runs_root: Path
+    twin_dir: Path | None
+    console: RunConsole
+    log: FilteringBoundLogger
+    _conductor: Conductor | None = None
+    _stopping: str = ""
+    _waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
+
+    async def run(self) -> int:
+        """Open, make safe, run, make safe; return the exit code.
+
+        Raises:
+            ProblemsError (in groups): the twin does not start.
+        """
+        code = CRASHED
+        async with trio.open_nursery() as nursery:
+            await nursery.start(self.listen)
+            async with self._real_or_twin() as parts, open_parts(parts, log=self.log) as rig:
+                try:
+                    code = await self._on(rig, parts)
+                finally:
+                    with trio.move_on_after(2 * SAFING_BUDGET_S, shield=True):
+                        left = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S)
+                        code = self._judged(code, left)
+            nursery.cancel_scope.cancel()
+        return code
+
+    async def listen(self, task_status: trio.TaskStatus[None]) -> None:
+        """Ctrl-C stops the run, a second one ends its cooldown; SIGTERM does both at once."""
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for number in signals:
+                name = signal.Signals(number).name
+                reason = f"{name}: an operator asked for an abort"
+                again = " once more: the cooldown ends" if self._stopping else ""
+                self.console.say(f"aborting ({name}){again}: the rig is made safe")
+                self._stopping = reason
+                self._waiting.cancel()
+                if self._conductor is not None:
+                    for _ in range(1 if number == signal.SIGINT else 2):
+                        self._conductor.stop(reason)
+
+    @asynccontextmanager
+    async def _real_or_twin(self) -> AsyncIterator[Parts]:
+        if self.twin_dir is None:
+            yield self.parts
+            return
+        async with running_twin(
+            self.parts.profile_file, self.twin_dir, log=self.log, on_death=self.console.say
+        ) as file:
+            yield await trio.to_thread.run_sync(load_parts, file, self.parts.procedures)
+
+    async def _on(self, rig: Rig, parts: Parts) -> int:
+        twin = ", simulated by twins" if self.twin_dir is not None else ""
+        self.console.say(f"rig {parts.profile.name} ({self.parts.profile_file}){twin}")
+        if not await self._ready(rig, parts):
+            return ABORTED if self._stopping else CRASHED
+        conductor = self._conductor = Conductor(
+            rig,
+            procedures=parts.procedures,
+            runs_root=self.runs_root,
+            grace_s=GRACE_S,
+            safing_budget_s=SAFING_BUDGET_S,
+            log=self.log,
+            on_progress=self.console.progress,
+        )
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._follow, conductor)
+            report = await conductor.run(self.request)
+            nursery.cancel_scope.cancel()
+        return self._told(report)
+
+    async def _ready(self, rig: Rig, parts: Parts) -> bool:
+        """Wait for the devices, and prove the rig safe before anything is asked of it."""
+        with self._waiting:
+            answering = await rig.wait_answering(ANSWER_WAIT_S)
+            silent = [
+                device.name
+                for device in parts.profile.devices
+                if device.required and not answering[device.name]
+            ]
+            for name in silent:
+                self.console.say(f"{name} does not answer: {rig.health(name).detail}")
+            verdicts = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S)
+            unsafe = _unreachable(verdicts)
+            for line in unsafe:
+                self.console.say(f"not safe before the run: {line}")
+            return not silent and not unsafe and not self._stopping
+        return False
+
+    async def _follow(self, conductor: Conductor) -> None:
+        while True:
+            if (progress := conductor.progress) is not None:
+                self.console.progress(progress)
+            await trio.sleep(_FOLLOW_S)
+
+    def _told(self, report: RunReport) -> int:
+        """Say how it ended; return the exit code."""
+        self.console.say(f"{self.request.source_name}: {report.run_status.upper()}")
+        self.console.say(f"  {report.exit_reason}")
+        for problem in report.problems:
+            if report.run_status != "refused" or not problem.blocking:
+                self.console.say(f"  {problem}")
+        self.console.how_it_ended(report)
+        if report.run_status in ("crashed", "refused"):
+            return CRASHED
+        if report.run_status == "aborted":
+            return ABORTED
+        if report.bundle_status != "sealed":
+            self.console.say(f"  the bundle is not sealed: {report.bundle_status}")
+            return NOT_VERIFIED
+        return COMPLETED
+
+    def _judged(self, code: int, left: Mapping[str, ChannelVerdict]) -> int:
+        """A rig that is not known to be safe is no success, whatever the run was."""
+        unsafe = _unreachable(left)
+        for line in unsafe:
+            self.console.say(f"NOT SAFE: {line}")
+        return CRASHED if unsafe and code == COMPLETED else code
+
+
+def _unreachable(verdicts: Mapping[str, ChannelVerdict]) -> list[str]:
+    return [
+        f"{one.channel} = {one.value:g}: {one.detail}"
+        for one in verdicts.values()
+        if one.verdict is Verdict.UNREACHABLE
+    ]

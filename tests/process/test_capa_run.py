@@ -1,0 +1,160 @@
+"""``capa run``: one run in the foreground, by the real process, with its exit codes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tests.support.daemon_process import (
+    DEMO_PROFILE,
+    REPOSITORY,
+    Twin,
+    method_toml,
+)
+from tests.support.polling import eventually
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "capa.cli.main", "run", *(str(one) for one in arguments)]
+
+
+def capa_run(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, str]:
+    done = subprocess.run(
+        command(*arguments),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=REPOSITORY,
+        env={**os.environ, **(env or {})},
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
+@contextmanager
+def started(folder: Path, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
+    with (folder / "out").open("wb") as out:
+        process = subprocess.Popen(
+            command(*arguments), stdout=out, stderr=subprocess.STDOUT, cwd=REPOSITORY
+        )
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+            process.wait()
+
+
+def said(folder: Path) -> str:
+    return (folder / "out").read_text()
+
+
+def write_method(folder: Path, **changes: float) -> Path:
+    file = folder / "small.method.toml"
+    file.write_text(method_toml(**changes))  # type: ignore[arg-type]  # floats only
+    return file
+
+
+def test_a_completed_run_is_shown_as_it_goes_and_exits_with_0(tmp_path: Path) -> None:
+    write_method(tmp_path)
+    file = tmp_path / "run.experiment.yaml"
+    file.write_text(
+        f"hardware: {DEMO_PROFILE}\nmethod: small.method.toml\noperator: {{ id: maria }}\n"
+    )
+    code, output = capa_run(file, "--twin", env={"CAPA_RUNS_ROOT": str(tmp_path / "runs")})
+    assert code == 0, output
+    assert "simulated by twins" in output
+    assert "step 1/" in output
+    assert "run.experiment.yaml: COMPLETED" in output
+    assert "safe state: heater.setpoint = 20: proven" in output
+    (bundle,) = (tmp_path / "runs").iterdir()
+    manifest = json.loads((bundle / "manifest.json").read_text())
+    assert (manifest["run_status"], manifest["bundle_status"]) == ("completed", "sealed")
+    assert manifest["operator"]["id"] == "maria"
+
+
+def test_ctrl_c_aborts_the_run_makes_the_rig_safe_and_exits_with_1(
+    twin: Twin, tmp_path: Path
+) -> None:
+    file = write_method(tmp_path, hold_s=600)
+    arguments = (file, "--hardware", twin.profile, "--runs", tmp_path / "runs")
+    with started(tmp_path, *arguments) as process:
+        eventually(
+            lambda: twin.setpoint() > 50, "it heats", within_s=30, say=lambda: said(tmp_path)
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 1
+    assert "ABORTED" in said(tmp_path)
+    assert twin.setpoint() == 20.0
+    (bundle,) = (tmp_path / "runs").iterdir()
+    assert json.loads((bundle / "manifest.json").read_text())["bundle_status"] == "sealed"
+
+
+def test_a_crashed_run_exits_with_2(twin: Twin, tmp_path: Path) -> None:
+    file = tmp_path / "never.method.toml"
+    file.write_text(
+        'name = "never"\n[[steps]]\nkind = "wait"\ntimeout_s = 0.3\non_timeout = "abort"\n'
+        'end_condition = { channel = "heater.pv", op = ">", value = 390.0 }\n'
+    )
+    code, output = capa_run(file, "--hardware", twin.profile, "--runs", tmp_path / "runs")
+    assert code == 2, output
+    assert "CRASHED" in output
+    assert twin.setpoint() == 20.0
+
+
+def test_a_refused_experiment_exits_with_2_before_anything_is_opened(tmp_path: Path) -> None:
+    file = tmp_path / "run.experiment.toml"
+    file.write_text('hardware = "sim_capa"\n[procedure]\nid = "capa.builtin.fre_run"\n')
+    code, output = capa_run(file, "--hardware", DEMO_PROFILE, "--runs", tmp_path / "runs")
+    assert code == 2
+    assert "did you mean `capa.builtin.free_run`?" in output
+    file.write_text('hardware = "sim_capa"\n[procedure]\nid = "capa.builtin.free_run"\n')
+    code, output = capa_run(file, "--hardware", DEMO_PROFILE, "--runs", tmp_path / "runs")
+    assert code == 2
+    assert "is written for the rig 'sim_capa'; this is 'demo'" in output
+    assert not (tmp_path / "runs").exists()
+
+
+def test_without_a_profile_it_asks_for_one(tmp_path: Path) -> None:
+    code, output = capa_run(write_method(tmp_path), "--runs", tmp_path)
+    assert code == 2
+    assert "names no rig; say which: capa run --hardware PROFILE" in output
+
+
+def test_a_dry_run_tells_the_steps_with_their_times_and_touches_nothing(tmp_path: Path) -> None:
+    file = REPOSITORY / "configs/methods/demo.method.toml"
+    code, output = capa_run(
+        file, "--hardware", DEMO_PROFILE, "--dry-run", "--runs", tmp_path / "runs"
+    )
+    assert code == 0
+    lines = [line.strip() for line in output.splitlines()]
+    assert lines[2] == (
+        "0:00:00  step 2 ramp heater.setpoint -> 400 degC (heat up, 10 setpoints a second), 15 s"
+    )
+    assert lines[3].startswith("0:00:15  step 3 hold heater.setpoint -> 400 degC until")
+    assert lines[4] == "0:00:00 after step 3  step 4 acquire (measurement window), 5 s"
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_batch_on_the_twin_leaves_a_bundle_for_each_replicate(tmp_path: Path) -> None:
+    write_method(tmp_path)
+    file = tmp_path / "series.experiment.toml"
+    file.write_text(
+        f'hardware = "{DEMO_PROFILE}"\nmethod = "small.method.toml"\n'
+        '[procedure]\nid = "capa.builtin.batch"\n'
+        '[procedure.config]\nreplicates = 2\nsample_id_template = "PMMA-{index:02}"\n'
+    )
+    code, output = capa_run(file, "--twin", "--runs", tmp_path / "runs")
+    assert code == 0, output
+    assert "replicate 2/2: step 1/" in output
+    manifests = [
+        json.loads((bundle / "manifest.json").read_text())
+        for bundle in (tmp_path / "runs").iterdir()
+    ]
+    assert {one["bundle_status"] for one in manifests} == {"sealed"}
+    ids = sorted(str(one["sample"].get("id")) for one in manifests)
+    assert ids == ["None", "PMMA-01", "PMMA-02"]
