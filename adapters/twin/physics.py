@@ -84,7 +84,7 @@ class Furnace:
         self._settings = settings
         self._ambient_k = settings.ambient_degC + ZERO_C
         self._k = self._tc_k = settings.start_degC + ZERO_C
-        self._power_pct = 0.0
+        self._power_pct = self._stuck_pct = 0.0
         self._under_way = deque([0.0] * max(round(settings.dead_time_s / dt_s), 0))
         self._tc_share = _share(dt_s, settings.thermocouple_lag_s)
         self._convection = settings.insulation * settings.convection_w_per_m2k * settings.area_m2
@@ -101,6 +101,7 @@ class Furnace:
         self.inputs: Mapping[str, Callable[[float], None]] = {
             "power_pct": self._set_power,
             "temperature_degC": self._set_temperature,
+            "stuck_power_pct": self._set_stuck,
         }
 
     @property
@@ -110,7 +111,7 @@ class Furnace:
 
     def step(self, dt_s: float) -> None:
         """Advance by one step; forward Euler, whose error is far below the thermocouple's lag."""
-        self._under_way.append(self._power_pct)
+        self._under_way.append(max(self._power_pct, self._stuck_pct))
         kelvin, ambient = self._k, self._ambient_k
         loss_w = self._convection * (kelvin - ambient)
         loss_w += self._radiation * (kelvin**4 - ambient**4)
@@ -127,6 +128,10 @@ class Furnace:
 
     def _set_power(self, power_pct: float) -> None:
         self._power_pct = min(max(power_pct, 0.0), 100.0)
+
+    def _set_stuck(self, power_pct: float) -> None:
+        """Weld the heater's relay: it gives at least so much, whatever is asked of it."""
+        self._stuck_pct = min(max(power_pct, 0.0), 100.0)
 
     def _set_temperature(self, temperature_degC: float) -> None:
         self._k = self._tc_k = temperature_degC + ZERO_C

@@ -84,7 +84,7 @@ class Plant:
         """Drive an input: ``furnace.power_pct``, ``gas.setpoint_sccm``; or meddle, for a test.
 
         Setting ``sample.mass_g`` puts in a fresh sample; setting ``furnace.temperature_degC``
-        makes the furnace that hot at once.
+        makes the furnace that hot at once, ``furnace.stuck_power_pct`` welds its relay.
         """
         thing, _, name = quantity.partition(".")
         self._catch_up()
