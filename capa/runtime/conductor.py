@@ -37,6 +37,7 @@ from capa.experiment.procedures.base import (
     ResolvedRecordingPlan,
     declared_handlers,
 )
+from capa.experiment.procedures.live import OperatorCommand
 from capa.runtime.arming import (
     PREFLIGHT_BUDGET_S,
     NoBundleYet,
@@ -64,6 +65,8 @@ __all__ = ["Conductor", "RunReport", "RunRequest"]
 
 CLOSE_BUDGET_S = 15.0
 FINALIZE_BUDGET_S = 120.0
+MOST_ORDERS = 16
+"""Operator commands that may wait for a procedure; one that listens has none waiting."""
 RECORDER_PATIENCE_S = 10.0
 """How long the recorder may fail before the run is given up: data would be lost unseen."""
 
@@ -111,6 +114,7 @@ class _Active:
     returned: bool = False
     failure: str = ""
     verdicts: dict[str, ChannelVerdict] = field(default_factory=dict)
+    orders: trio.MemorySendChannel[OperatorCommand] | None = None
     safety: str = ""
     raised: list[str] = field(default_factory=list)
 
@@ -255,6 +259,20 @@ class Conductor:
         while active is not None:
             active.ask_to_stop(reason)
             active = active.outer
+
+    def tell(self, command: OperatorCommand) -> bool:
+        """Hand an operator's command to the procedure that runs, the inner one if there is one.
+
+        Returns False when nothing runs, or when it does not listen to what it was told before.
+        """
+        orders = None if self._active is None else self._active.orders
+        if orders is None:
+            return False
+        try:
+            orders.send_nowait(command)
+        except (trio.WouldBlock, trio.BrokenResourceError):
+            return False
+        return True
 
     # --- for the safety monitor -----------------------------------------------------------------
 
@@ -452,6 +470,7 @@ class Conductor:
         return made
 
     def _context(self, active: _Active) -> ProcedureContext:
+        active.orders, receive = trio.open_memory_channel[OperatorCommand](MOST_ORDERS)
         return ProcedureContext(
             clock=active.clock,
             config=active.request.experiment,
@@ -464,6 +483,7 @@ class Conductor:
             authorization=active.authorization,
             dispatcher=self.gate,
             method_executor=active.executor,
+            operator_commands=receive,
             runs=None if active.outer is not None else self._inner_runs(active),
         )
 

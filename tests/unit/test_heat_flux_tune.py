@@ -15,6 +15,7 @@ from adapters.twin.memory import TwinHandle
 from capa.config.hardware import HardwareProfile
 from capa.config.load import load_experiment
 from capa.experiment.procedures.base import ProcedureContext
+from capa.experiment.procedures.builtin.free_run import FreeRun
 from capa.experiment.procedures.builtin.heat_flux_tune import HeatFluxTune, keeper
 from capa.experiment.procedures.live import OperatorCommand
 from capa.runtime.conductor import Conductor
@@ -435,6 +436,34 @@ async def test_the_screen_shows_the_live_numbers(
     assert [tick.elapsed_s for tick in ticks] == sorted(tick.elapsed_s for tick in ticks)
     assert Attended.screen.states[:2] == ["moving", "settling"]
     assert Attended.screen.states[-1] == "converged"
+
+
+async def test_the_conductor_hands_the_operators_commands_to_the_tune(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    config = {**QUICK, "targets_kw_m2": [20.0], "window_s": 100.0}
+    async with cone_rig() as (rig, _), trio.open_nursery() as nursery:
+        one = tuner(rig, tmp_path / "runs")
+        assert not one.tell(OperatorCommand("accept", "maria"))
+        nursery.start_soon(one.run, request(None, procedure=HeatFluxTune.id, config=config))
+        await trio.sleep(60)
+        assert one.tell(OperatorCommand("accept", "maria"))
+        await until(lambda: one.progress is None)
+    assert one.last_report is not None
+    assert one.last_report.run_status == "completed"
+    assert artifact(tmp_path / "runs")["targets"][0]["detail"] == "by maria"
+
+
+async def test_a_procedure_that_does_not_listen_is_not_told_for_ever(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with cone_rig() as (rig, _), trio.open_nursery() as nursery:
+        one = conductor(rig, tmp_path / "runs")
+        nursery.start_soon(one.run, request(None, procedure=FreeRun.id))
+        await trio.sleep(5)
+        told = [one.tell(OperatorCommand("pause")) for _ in range(20)]
+        one.stop("enough")
+    assert told == [True] * 16 + [False] * 4
 
 
 # --- stopping and recording -----------------------------------------------------------------------
