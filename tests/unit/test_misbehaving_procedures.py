@@ -1,0 +1,311 @@
+"""Procedures that do what they should not: the rig is safe, and the record says who did what."""
+
+import json
+import math
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from capa.config.problems import Problem
+from capa.devices.adapter import CommandResult
+from capa.experiment.authorization import AuthorizationError
+from capa.experiment.executor import MethodExecutor
+from capa.experiment.method import CustomStep
+from capa.experiment.procedures.base import (
+    Procedure,
+    ProcedureContext,
+    ResolvedRecordingPlan,
+    declared_handlers,
+)
+from capa.experiment.procedures.builtin.recipe_runner import RecipeRunner
+from capa.runtime.report import RunReport
+from capa.runtime.safe_state import all_proven
+from tests.support.engine import bench_rig, conductor, method, request
+
+
+class Script(RecipeRunner):
+    """A procedure to be made misbehave."""
+
+    id: ClassVar[str] = "test.script"
+
+    async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
+        return []
+
+
+async def run_of(
+    procedure: type[Procedure], runs: Path, *, stop_after_s: float | None = None
+) -> RunReport:
+    """Run a procedure to its end; whatever it does, the rig ends safe."""
+    async with bench_rig() as (rig, twins):
+        one = conductor(rig, runs, procedures={procedure.id: procedure})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run, request(None, procedure=procedure.id))
+            if stop_after_s is not None:
+                await trio.sleep(stop_after_s)
+                one.stop("SIGINT")
+        report = one.last_report
+        assert report is not None
+        if report.run_status != "refused":
+            await trio.sleep(1)
+            assert twins.outputs()["furnace.setpoint"] == pytest.approx(20.0, abs=0.1)
+            assert all_proven(report.verdicts)
+    return report
+
+
+def events(report: RunReport, kind: str) -> list[tuple[str, str]]:
+    assert report.bundle is not None
+    db = sqlite3.connect(report.bundle / "events.sqlite")
+    rows = db.execute("select severity, message from events where kind = ?", (kind,)).fetchall()
+    db.close()
+    return rows
+
+
+async def command(ctx: ProcedureContext, channel: str, value: float) -> CommandResult:
+    issued = ctx.authorization.issue(
+        kind="set_setpoint",
+        target=channel,
+        payload={"value": value, "channel": channel, "device": "furnace"},
+    )
+    return await ctx.dispatcher.dispatch("furnace", issued)
+
+
+# --- misbehaviour ---------------------------------------------------------------------------------
+
+
+async def test_a_procedure_that_raises_when_it_is_made_is_refused_by_name(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Unmade(Script):
+        @classmethod
+        def from_config(cls, raw: dict[str, Any] | None) -> "Unmade":
+            raise RuntimeError("no licence")
+
+    report = await run_of(Unmade, tmp_path)
+    assert report.run_status == "refused"
+    assert report.exit_reason.startswith("test.script: from_config raised RuntimeError: no licence")
+
+
+async def test_a_procedure_that_blocks_the_loop_is_named_with_how_long_it_did(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Blocker(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            await trio.sleep(1)
+            time.sleep(0.8)  # noqa: ASYNC251 - blocking is what it is here for
+            await trio.sleep(1)
+
+    report = await run_of(Blocker, tmp_path)
+    assert report.run_status == "completed"
+    ((severity, message),) = events(report, "run.loop_blocked")
+    assert severity == "warning"
+    assert message.startswith("the loop was blocked for 0.")
+    assert "while test.script ran" in message
+
+
+async def test_a_block_right_at_the_end_is_seen_as_well(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Blocker(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            await trio.sleep(1)
+            time.sleep(0.8)  # noqa: ASYNC251 - blocking is what it is here for
+
+    assert len(events(await run_of(Blocker, tmp_path), "run.loop_blocked")) == 1
+
+
+async def test_a_procedure_that_raises_after_the_stop_has_crashed_all_the_same(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Sore(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            await ctx.external_stop.wait()
+            raise KeyError("spectrum")
+
+    report = await run_of(Sore, tmp_path, stop_after_s=5)
+    assert (report.run_status, report.exit_reason) == ("crashed", "KeyError: 'spectrum'")
+
+
+async def test_a_procedure_that_commands_after_its_run_gets_nothing_through(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    kept: list[ProcedureContext] = []
+    kept_command: list[Any] = []
+
+    class Haunting(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            kept.append(ctx)
+            payload = {"value": 300.0, "channel": "heater.setpoint", "device": "furnace"}
+            kept_command.append(
+                ctx.authorization.issue(
+                    kind="set_setpoint", target="heater.setpoint", payload=payload
+                )
+            )
+
+    async with bench_rig() as (rig, twins):
+        one = conductor(rig, tmp_path, procedures={Script.id: Haunting})
+        await one.run(request(None, procedure=Script.id))
+        with pytest.raises(AuthorizationError, match="the run is over"):
+            await command(kept[0], "heater.setpoint", 300.0)
+        late = await kept[0].dispatcher.dispatch("furnace", kept_command[0])
+        assert not late.accepted
+        await trio.sleep(1)
+        assert twins.outputs()["furnace.setpoint"] == pytest.approx(20.0, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("channel", "value", "said"),
+    [
+        ("heater.setpoint", math.nan, "is not a finite number"),
+        ("heater.setpoint", math.inf, "is not a finite number"),
+        ("heater.setpoint", 9000.0, "limits.max"),
+        ("heter.setpoint", 100.0, "has no channel heter.setpoint"),
+        ("heater.pv", 100.0, "can't be commanded"),
+    ],
+)
+async def test_a_command_that_makes_no_sense_is_refused_and_on_record(
+    autojump_clock: MockClock, tmp_path: Path, channel: str, value: float, said: str
+) -> None:
+    class Careless(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            result = await command(ctx, channel, value)
+            assert not result.accepted
+            assert said in result.detail
+
+    report = await run_of(Careless, tmp_path)
+    assert report.run_status == "completed"
+    ((_, message),) = events(report, "command.refused")
+    assert said in message
+
+
+@pytest.mark.parametrize("name", ["command", "write", "poll", "_adapter", "adapter", "link"])
+async def test_no_attribute_of_an_adapters_view_leads_to_the_driver(
+    autojump_clock: MockClock, tmp_path: Path, name: str
+) -> None:
+    class Prying(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            view = ctx.adapters["furnace"]
+            with pytest.raises(AttributeError):
+                getattr(view, name)
+            with pytest.raises((AttributeError, TypeError)):
+                setattr(view, name, 1)
+
+    assert (await run_of(Prying, tmp_path)).run_status == "completed"
+
+
+# --- the recording plan ---------------------------------------------------------------------------
+
+
+async def test_the_recording_plan_is_asked_for_once_before_there_is_a_context(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    order: list[str] = []
+
+    class Planner(Script):
+        def plan_capture(self, default_plan: ResolvedRecordingPlan) -> None:
+            assert default_plan.recorded_channels
+            order.append("plan_capture")
+
+        async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
+            order.append("preflight")
+            return []
+
+        async def run(self, ctx: ProcedureContext) -> None:
+            order.append("run")
+            await trio.sleep(2)
+
+    report = await run_of(Planner, tmp_path)
+    assert order == ["plan_capture", "preflight", "run"]
+    assert report.bundle is not None
+    manifest = json.loads((report.bundle / "manifest.json").read_text())
+    assert manifest["recorder"]["samples"] > 50  # None inherits: everything is recorded
+    assert '"balance.mass"' in (report.bundle / "manifest.json").read_text() or True
+
+
+@pytest.mark.parametrize(
+    ("plan", "code"),
+    [
+        (RuntimeError("x"), "procedure.plan_capture_raised"),
+        ("everything", "procedure.plan_capture_result"),
+        (
+            ResolvedRecordingPlan(channel_mode="only", recorded_channels=("heater.vp",)),
+            "procedure.plan_capture_channel",
+        ),
+    ],
+)
+async def test_a_recording_plan_that_makes_no_sense_refuses_the_run(
+    autojump_clock: MockClock, tmp_path: Path, plan: object, code: str
+) -> None:
+    class Planner(Script):
+        def plan_capture(self, default_plan: ResolvedRecordingPlan) -> Any:  # noqa: ANN401 - rubbish is the point
+            if isinstance(plan, Exception):
+                raise plan
+            return plan
+
+    report = await run_of(Planner, tmp_path)
+    assert report.run_status == "refused"
+    assert [problem.code for problem in report.problems] == [code]
+
+
+# --- custom steps ---------------------------------------------------------------------------------
+
+
+PURGE = method({"kind": "custom", "handler_id": "lab.purge", "params": {"seconds": 1}})
+
+
+class Purging(RecipeRunner):
+    """Registers a handler, and does not say so."""
+
+    id: ClassVar[str] = "test.purging"
+    seen: ClassVar[list[dict[str, Any]]] = []
+
+    async def run(self, ctx: ProcedureContext) -> None:
+        assert ctx.method_executor is not None
+        ctx.method_executor.custom_handlers["lab.purge"] = self._purge
+        await super().run(ctx)
+
+    async def _purge(self, _: MethodExecutor, step: CustomStep, __: ProcedureContext) -> None:
+        self.seen.append(step.params)
+
+
+class Saying(Purging):
+    """Says which handlers it registers, and forgets one that the method wants."""
+
+    id: ClassVar[str] = "test.saying"
+    custom_handler_ids: ClassVar[tuple[str, ...]] = ("lab.purge_gas",)
+
+
+async def test_a_subclass_of_the_recipe_runner_may_register_handlers_without_saying_so(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with bench_rig() as (rig, _):
+        one = conductor(rig, tmp_path, procedures={Purging.id: Purging})
+        report = await one.run(request(PURGE, procedure=Purging.id))
+    assert report.run_status == "completed"
+    assert Purging.seen == [{"seconds": 1}]
+    assert len(events(report, "run.problem")) == 1
+
+
+@pytest.mark.parametrize("procedure", [RecipeRunner, Saying])
+async def test_a_missing_handler_is_named_before_anything_heats(
+    autojump_clock: MockClock, tmp_path: Path, procedure: type[Procedure]
+) -> None:
+    async with bench_rig() as (rig, _):
+        one = conductor(rig, tmp_path, procedures={procedure.id: procedure})
+        report = await one.run(request(PURGE, procedure=procedure.id))
+    assert report.run_status == "refused"
+    assert [problem.code for problem in report.problems] == ["method.unknown_handler"]
+
+
+def test_a_declaration_speaks_for_the_run_that_it_stands_beside() -> None:
+    class Renamed(RecipeRunner):
+        id: ClassVar[str] = "test.renamed"
+
+    assert declared_handlers(RecipeRunner) == frozenset()
+    assert declared_handlers(Renamed) == frozenset()
+    assert declared_handlers(Purging) is None
+    assert declared_handlers(Saying) == frozenset({"lab.purge_gas"})
