@@ -10,7 +10,8 @@ FLUX = "furnace.heat_flux_kW_m2"
 
 
 @pytest.mark.parametrize(
-    ("temperature_degC", "flux_kW_m2"), [(23.0, 0.0), (500.0, 16.49), (747.0, 49.96), (900.0, 87.25)]
+    ("temperature_degC", "flux_kW_m2"),
+    [(23.0, 0.0), (500.0, 16.49), (747.0, 49.96), (900.0, 87.25)],
 )
 def test_the_flux_follows_the_fourth_power_of_the_heaters_temperature(
     temperature_degC: float, flux_kW_m2: float
