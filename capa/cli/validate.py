@@ -47,7 +47,8 @@ def validate(
     """Check methods, experiments and profiles.
 
     Prints every problem at once: where it is, what is wrong, what would be right. Without
-    --hardware a method is checked for itself only. Exits with 0 if every file can be used, and
+    --hardware a method is checked for itself only, an experiment against the profile whose path
+    it gives. Exits with 0 if every file can be used, and
     with 2 if one cannot.
     """
     from capa.config.problems import ProblemsError
@@ -143,8 +144,8 @@ def _experiment(file: Path, profile: "HardwareProfile | None", hardware: Path | 
     Raises:
         ProblemsError: it can't be used.
     """
-    from capa.config.check_experiment import check_experiment
-    from capa.config.load import read_experiment
+    from capa.config.check_experiment import check_experiment, is_path
+    from capa.config.load import load_profile, read_experiment
     from capa.config.reading import decode_text, read_bytes
     from capa.plugins.discovery import load_procedures
 
@@ -152,6 +153,10 @@ def _experiment(file: Path, profile: "HardwareProfile | None", hardware: Path | 
     text = decode_text(read_bytes(file), file=str(file))
     read = read_experiment(text, file=str(file), folder=file.parent, procedures=procedures)
     problems = []
+    own = read.experiment.hardware
+    if profile is None and own is not None and is_path(own):
+        hardware = file.parent / own
+        profile = load_profile(hardware)
     if profile is not None:
         problems = check_experiment(
             read,

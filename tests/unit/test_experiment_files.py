@@ -196,6 +196,16 @@ def test_the_rig_is_named_or_is_a_path(tmp_path: Path, hardware: str) -> None:
     assert capa("validate", file, "--hardware", OTHER_RIG)[0] == 2
 
 
+@pytest.mark.parametrize(
+    "path", sorted((CONFIGS / "experiments").glob("*.experiment.*")), ids=lambda path: path.stem
+)
+def test_every_shipped_experiment_fits_the_rig_whose_path_it_gives(path: Path) -> None:
+    if "hardware" not in path.read_text():
+        pytest.skip("it names no rig")
+    code, output = capa("validate", path)
+    assert code == 0, output
+
+
 # --- in the spool ---------------------------------------------------------------------------------
 
 
