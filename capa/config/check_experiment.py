@@ -1,9 +1,10 @@
 """An experiment against the box: the right rig, a method that fits it, handlers that exist."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from capa.config.check import check_method
+from capa.config.experiment import ExperimentConfig
 from capa.config.hardware import HardwareProfile
 from capa.config.load import ExperimentFile
 from capa.config.problems import Problem, ProblemsError
@@ -26,14 +27,32 @@ def check_experiment(
     experiment = read.experiment
     if experiment.method is None:
         return problems
-    procedure = (procedures or {}).get(experiment.procedure.id)
-    return problems + check_method(
-        experiment.method,
-        profile,
-        handlers=None if procedure is None else declared_handlers(procedure),
-        file=read.method_file or read.source.file,
-        lines=read.method_lines,
-    )
+    inner, found = _inner(experiment, procedures or {})
+    problems += found
+    walked = inner or [experiment]
+    for one in walked:
+        procedure = (procedures or {}).get(one.procedure.id)
+        same = one.method == experiment.method
+        if one.method is not None:
+            problems += check_method(
+                one.method,
+                profile,
+                handlers=None if procedure is None else declared_handlers(procedure),
+                file=read.method_file or read.source.file,
+                lines=read.method_lines if same else {},
+            )
+    return list(dict.fromkeys(problems))
+
+
+def _inner(
+    experiment: ExperimentConfig, procedures: Mapping[str, type[Procedure]]
+) -> tuple[Sequence[ExperimentConfig], list[Problem]]:
+    """Ask a procedure that conducts others which experiments it makes of this one."""
+    inner = getattr(procedures.get(experiment.procedure.id), "inner_experiments", None)
+    if inner is None:
+        return [], []
+    experiments, problems = inner(experiment)
+    return experiments, list(problems)
 
 
 def is_path(hardware: str) -> bool:

@@ -206,6 +206,27 @@ def test_every_shipped_experiment_fits_the_rig_whose_path_it_gives(path: Path) -
     assert code == 0, output
 
 
+@pytest.mark.parametrize(
+    ("steps", "said"),
+    [
+        ("{ 3: { value: 9000.0 } }", "is above"),
+        ("{ 3: { valu: 1.0 } }", "did you mean `value`?"),
+        ("{ 9: { value: 1.0 } }", "there is no step 9"),
+    ],
+)
+def test_a_batchs_changed_values_are_checked_at_the_desk(
+    folder: Path, steps: str, said: str
+) -> None:
+    file = folder / "series.experiment.yaml"
+    file.write_text(
+        "method: methods/demo.method.toml\nprocedure:\n  id: capa.builtin.batch\n"
+        f"  config: {{ replicates: 2, overrides: [{{ iteration: 2, steps: {steps} }}] }}\n"
+    )
+    code, output = capa("validate", file, "--hardware", RIG)
+    assert code == 2
+    assert said in output
+
+
 # --- in the spool ---------------------------------------------------------------------------------
 
 

@@ -5,6 +5,7 @@ from typing import Any, ClassVar, Literal, Self
 
 from pydantic import BaseModel
 
+from capa.config.experiment import ExperimentConfig
 from capa.config.explain import did_you_mean
 from capa.errors import CapaError
 from capa.experiment.executor import MethodExecutorError
@@ -54,6 +55,17 @@ class Batch(Procedure):
         """Make one from ``procedure.config``; pydantic's ``ValidationError`` for a bad one."""
         return cls(config=BatchConfig.model_validate(raw or {}))
 
+    @classmethod
+    def inner_experiments(
+        cls, experiment: ExperimentConfig
+    ) -> tuple[list[ExperimentConfig], list[Problem]]:
+        """Return what each replicate will be, for checks that are made at the desk."""
+        config = BatchConfig.model_validate(experiment.procedure.config)
+        replicates, problems = plan_batch(config, experiment)
+        if config.procedure.id == cls.id:
+            problems.append(_recursion())
+        return [replicate.experiment for replicate in replicates], problems
+
     def plan_capture(self, default_plan: ResolvedRecordingPlan) -> ResolvedRecordingPlan:
         """Record nothing: the samples are in the replicates' own bundles."""
         return ResolvedRecordingPlan(
@@ -65,14 +77,7 @@ class Batch(Procedure):
     async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
         """Check every replicate as it will be run, its changed values included."""
         if ctx.runs is None or self.config.procedure.id == self.id:
-            return [
-                Problem(
-                    code="batch.recursion",
-                    message="a batch can't be run by a batch",
-                    where="procedure.config.procedure.id",
-                    hint="give it the procedure of one replicate, as capa.builtin.recipe_runner",
-                )
-            ]
+            return [_recursion()]
         replicates, problems = plan_batch(self.config, ctx.config)
         problems += self._cooldown_problems(ctx)
         return problems + await _checked(ctx.runs, replicates)
@@ -225,6 +230,15 @@ async def _checked(runs: InnerRuns, replicates: list[Replicate]) -> list[Problem
         if any(problem.code == "procedure.preflight_hangs" for problem in problems):
             break  # the next one would hang as well
     return [_of_some(problem, which, len(replicates)) for problem, which in found.items()]
+
+
+def _recursion() -> Problem:
+    return Problem(
+        code="batch.recursion",
+        message="a batch can't be run by a batch",
+        where="procedure.config.procedure.id",
+        hint="give it the procedure of one replicate, as capa.builtin.recipe_runner",
+    )
 
 
 def _of_some(problem: Problem, which: list[int], count: int) -> Problem:
