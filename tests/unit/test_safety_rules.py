@@ -1,6 +1,7 @@
 """Every rule of the safety monitor, at its boundaries: pure state over samples and time."""
 
 import math
+
 import pytest
 
 from capa.channels.registry import ChannelRegistry

@@ -1,0 +1,117 @@
+"""Trips on disk: latched until cleared, and a file that can't be read is a trip."""
+
+import json
+from pathlib import Path
+
+import pytest
+import structlog
+
+from capa.errors import CapaError
+from capa.runtime.safety_requests import answer, ask, open_box, take
+from capa.runtime.trips import Trips, TripStore
+from tests.support.engine import quiet_log
+
+
+def tripped(folder: Path) -> tuple[Trips, TripStore]:
+    trips, store = Trips(log=quiet_log()), TripStore(folder / "state")
+    assert trips.latch("alarm over", "too hot", run_id="r1")
+    return trips, store
+
+
+def test_without_a_file_nothing_is_latched(tmp_path: Path) -> None:
+    assert TripStore(tmp_path / "nowhere").load() == ()
+
+
+def test_what_is_latched_is_there_again_after_a_restart(tmp_path: Path) -> None:
+    trips, store = tripped(tmp_path)
+    before = trips.unsaved
+    trips.save(store)
+    assert (before, trips.unsaved) == (True, False)
+    (again,) = store.load()
+    assert (again.rule, again.message, again.run_id) == ("alarm over", "too hot", "r1")
+
+
+def test_the_same_rule_trips_once_and_keeps_its_first_words(tmp_path: Path) -> None:
+    trips, _ = tripped(tmp_path)
+    assert not trips.latch("alarm over", "still too hot")
+    assert trips.text == "too hot"
+    assert trips.latch("sensor pv", "broken")
+    assert trips.text == "too hot; broken"
+
+
+def test_clearing_is_recorded_with_name_reason_and_user(tmp_path: Path) -> None:
+    trips, store = tripped(tmp_path)
+    trips.save(store)
+    trips.clear(by="maria", reason="looked at it", user="root")
+    trips.save(store)
+    assert store.load() == ()
+    lines = [json.loads(line) for line in store.journal_file.read_text().splitlines()]
+    assert [line["event"] for line in lines] == ["latched", "cleared"]
+    last = lines[1]
+    assert (last["by"], last["user"], last["reason"]) == ("maria", "root", "looked at it")
+    assert last["trips"][0]["message"] == "too hot"
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b'{"trips": [{}]}', b'{"trips": 3}', b"\xff\xfe", b"null"]
+)
+def test_a_file_that_cannot_be_read_is_a_trip_of_its_own(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "trips.json").write_bytes(content)
+    (trip,) = TripStore(tmp_path).load()
+    assert "nobody knows what was latched" in trip.message
+
+
+def test_what_could_not_be_saved_is_saved_later(tmp_path: Path) -> None:
+    trips, store = tripped(tmp_path)
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(OSError, match="state"):
+        trips.save(store)
+    assert trips.unsaved
+    (tmp_path / "state").unlink()
+    trips.save(store)
+    assert len(store.load()) == 1
+
+
+def test_a_trip_is_logged_as_critical() -> None:
+    with structlog.testing.capture_logs() as logs:
+        Trips(log=structlog.get_logger()).latch("alarm over", "too hot")
+    assert [(log["log_level"], log["message"]) for log in logs] == [("critical", "too hot")]
+
+
+# --- requests by files ----------------------------------------------------------------------------
+
+
+def test_a_request_is_taken_once_with_the_owner_of_its_file(tmp_path: Path) -> None:
+    box = open_box(tmp_path)
+    with pytest.raises(CapaError, match="did not answer"):
+        ask(tmp_path, "show", within_s=0)
+    assert list(box.iterdir()) == []  # nobody is there: nothing waits for whoever comes later
+    (box / "1.request.json").write_text('{"do": "clear", "by": "maria", "reason": "x"}')
+    (request,) = take(box)
+    assert (request.do, request.by, request.reason) == ("clear", "maria", "x")
+    assert request.user == box.owner()
+    assert take(box) == []
+
+
+def test_what_is_no_request_is_answered_as_such(tmp_path: Path) -> None:
+    box = open_box(tmp_path)
+    (box / "1.request.json").write_text("rubbish")
+    (box / "2.request.json").symlink_to("/etc/passwd")
+    (box / "3.request.json").write_bytes(b"x" * 100_000)
+    (box / "4.request.json").write_text("[]")
+    (box / "stranger").write_text("left alone")
+    assert take(box) == []
+    replies = sorted(path.name for path in box.iterdir())
+    assert replies == ["1.reply.json", "2.reply.json", "3.reply.json", "4.reply.json", "stranger"]
+    assert not json.loads((box / "1.reply.json").read_text())["ok"]
+
+
+def test_without_a_daemon_the_folder_is_missed_in_words(tmp_path: Path) -> None:
+    with pytest.raises(CapaError, match="is capad running"):
+        ask(tmp_path, "show")
+
+
+def test_an_answer_is_a_whole_file(tmp_path: Path) -> None:
+    box = open_box(tmp_path)
+    answer(box, "7", {"ok": True})
+    assert json.loads((box / "7.reply.json").read_text()) == {"ok": True}
