@@ -46,7 +46,7 @@ def test_safety_tables_that_fit_are_taken(tmp_path: Path) -> None:
         ('[[safety.rate]]\nchannel = "heater.pv"\nmax_per_s = 0', "greater than 0"),
         ('[[safety.output]]\nchannel = "heater.pv"', "can't be commanded"),
         ('[[safety.thermal]]\nsetpoint = "heater.pv"\npv = "heater.pv"', "can't be commanded"),
-        ('[[safety.thermal]]\nsetpoint = "heater.setpoint"\npv = "none"', 'no channel is called "none"'),
+        ('[[safety.thermal]]\nsetpoint = "heater.setpoint"\npv = "none"', 'called "none"'),
         (
             '[[safety.thermal]]\nsetpoint = "heater.setpoint"\npv = "heater.pv"\n'
             'power = "heater.pv"',
