@@ -218,7 +218,8 @@ def turn_the_knob(w: Watched, value: float) -> None:
 async def test_a_mute_device_ends_the_run_and_what_was_not_reached_is_tried_until_it_is(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    async with watched(tmp_path) as w:
+    retried_only = {"output": [{"channel": "heater.setpoint", "action": "off"}]}
+    async with watched(tmp_path, furnace_profile(safety=retried_only)) as w:
         report = await during(w, LONG, 20.0, kind="silence", device="furnace")
         assert report.run_status == "aborted"
         assert "heater.pv: nothing heard for" in report.exit_reason
