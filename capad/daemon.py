@@ -416,7 +416,7 @@ class Daemon:
 
     def _blocked(self) -> bool:
         """Whether nothing may be armed: tripped, in alarm, a device silent or not known safe."""
-        alarms = () if self._bench is None else self._bench.monitor.blocked
+        alarms = () if self._bench is None else self._bench.monitor.forbidding()
         tripped = self._safety.trips.latched
         return bool(self._stopping or self._reload or tripped or alarms or self._silent())
 

@@ -78,6 +78,7 @@ class SafetyDesk:
             measure=self._measure(),
         )
         conductor.on_verdicts = monitor.judge
+        conductor.forbidding = monitor.forbidding
         return monitor
 
     def _measure(self) -> Measure:

@@ -21,7 +21,6 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.channels.sample import Sample
-from capa.channels.spec import Action
 from capa.clock import RunClock, utc_now
 from capa.config.problems import Problem
 from capa.errors import BundleError
@@ -71,7 +70,6 @@ RECORDER_PATIENCE_S = 10.0
 """How long the recorder may fail before the run is given up: data would be lost unseen."""
 
 Severity = Literal["info", "warning", "error"]
-_FORBID_ARMING: Sequence[Action] = ("pause", "abort", "safe_shutdown")
 _SEVERITY: Mapping[Verdict, Severity] = {
     Verdict.PROVEN: "info",
     Verdict.COMMANDED: "warning",
@@ -186,7 +184,7 @@ class Conductor:
         log: a structlog logger.
         on_progress: called when a step begins, ends, or knows more.
         gate: the rig's gate; one is made when there is none.
-        rules: the safety monitor's, for what steps override and for what stands against arming.
+        rules: the safety monitor's, for what steps override of them.
         finalize: seals a closed bundle; a child process by default.
         threaded: whether the recorder has threads of its own; not in virtual time.
     """
@@ -218,6 +216,8 @@ class Conductor:
         self._hold = Hold()
         self.on_verdicts: Callable[[Mapping[str, ChannelVerdict]], None] | None = None
         """Hears how each run's safe state ended; the safety monitor's."""
+        self.forbidding: Callable[[], Mapping[str, str]] | None = None
+        """Says what forbids arming just now, by rule; the safety monitor's."""
         self._finalize = finalize
         self._threaded = threaded
         self._active: _Active | None = None
@@ -256,6 +256,8 @@ class Conductor:
         A run inside the run is stopped with it.
         """
         active = self._active
+        if active is not None and not active.stop.is_set():
+            self.gate.recall("the run was asked to stop")
         while active is not None:
             active.ask_to_stop(reason)
             active = active.outer
@@ -430,8 +432,8 @@ class Conductor:
 
     async def _arm(self, active: _Active) -> bool:
         """Check everything, then open the bundle; False when the run is refused."""
-        raised = {} if self.rules is None else self.rules.raised(*_FORBID_ARMING)
-        active.problems += rig_problems(self._rig, trip=self.gate.trip, raised=raised)
+        forbidding = {} if self.forbidding is None else self.forbidding()
+        active.problems += rig_problems(self._rig, trip=self.gate.trip, raised=forbidding)
         procedure = await self._checked(active, budget_s=PREFLIGHT_BUDGET_S)
         if procedure is None or any(map(is_blocking, active.problems)):
             return False

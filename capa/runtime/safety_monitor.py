@@ -122,6 +122,7 @@ class SafetyMonitor:
         self._unreached: dict[str, ChannelVerdict] = {}
         self.beat_at_s = trio.current_time()
         self._latching = False
+        self._driving = False
         if trips.latched:
             gate.latch(trips.text)
         if trips.unsaved:
@@ -134,19 +135,24 @@ class SafetyMonitor:
         """The words of every rule that is raised, by its name."""
         return self._book.raised()
 
-    @property
-    def blocked(self) -> tuple[str, ...]:
-        """Why nothing may be armed just now, trips apart."""
-        return tuple(self._book.raised("pause", "abort", "safe_shutdown").values())
+    def forbidding(self) -> dict[str, str]:
+        """Return why nothing may be armed just now, by rule; trips apart.
+
+        While the safe state is driven, too: the end of it must not overtake a new run's setpoints.
+        """
+        found = self._book.raised("pause", "abort", "safe_shutdown")
+        if self._driving or self._drive.is_set():
+            found[UNREACHABLE] = "the safe state is being driven"
+        for verdict in self._unreached.values():
+            found[f"{UNREACHABLE} {verdict.channel}"] = _not_reached(verdict)
+        return found
 
     def holding(self) -> dict[str, str]:
         """Return what stands against clearing the trips: their conditions that still hold."""
         names = [trip.rule for trip in self._trips.latched]
         found = self._book.holding(names, trio.current_time())
         for verdict in self._unreached.values():
-            found[f"{UNREACHABLE} {verdict.channel}"] = (
-                f"{verdict.channel} could not be brought to {verdict.value:g}: {verdict.detail}"
-            )
+            found[f"{UNREACHABLE} {verdict.channel}"] = _not_reached(verdict)
         return found
 
     def clear(self, *, by: str, reason: str, user: str) -> str:
@@ -161,7 +167,7 @@ class SafetyMonitor:
         cleared = self._trips.clear(by=by.strip(), reason=reason.strip(), user=user)
         self._gate.release()
         rules = [trip.rule for trip in cleared]
-        self._event("safety.trip_cleared", f"{by}: {reason}", "warning", {"by": by, "rules": rules})
+        self._log.info("safety.gate_open", rules=rules, message="commands pass the gate again")
         self._changed()
         return ""
 
@@ -176,9 +182,8 @@ class SafetyMonitor:
                 self._unreached.pop(channel, None)
                 continue
             self._unreached[channel] = verdict
-            words = f"{channel} could not be brought to {verdict.value:g}: {verdict.detail}"
             if latch:
-                self._trip(UNREACHABLE, words)
+                self._trip(UNREACHABLE, _not_reached(verdict))
 
     # --- the watch ------------------------------------------------------------------------------
 
@@ -252,7 +257,9 @@ class SafetyMonitor:
     def _trip(self, rule: str, words: str) -> None:
         run_id = self._runs.run_id
         if self._trips.latch(rule, words, run_id=run_id):
-            self._event("safety.tripped", words, "error", {"rule": rule})
+            self._runs.safety_event(
+                "safety.tripped", words, severity="error", metadata={"rule": rule}
+            )
         self._gate.latch(self._trips.text)
         self._changed()
 
@@ -279,9 +286,11 @@ class SafetyMonitor:
                 continue
             self._drive = trio.Event()
             latching, self._latching = self._latching, False
+            self._driving = True
             verdicts = await drive_safe_state(
                 self._rig, budget_s=self._budget_s, on_write=self._gate.note
             )
+            self._driving = False
             self._report(verdicts)
             self.judge(verdicts, latch=latching)
             self._changed()
@@ -310,3 +319,7 @@ class SafetyMonitor:
                 self._log.error("safety.trips_not_saved", message=message)
                 await trio.sleep(RETRY_S)
                 self._dirty.set()
+
+
+def _not_reached(verdict: ChannelVerdict) -> str:
+    return f"{verdict.channel} could not be brought to {verdict.value:g}: {verdict.detail}"

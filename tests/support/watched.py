@@ -106,6 +106,7 @@ async def watched(
             save=at_once,
         )
         one.on_verdicts = monitor.judge
+        one.forbidding = monitor.forbidding
         await nursery.start(monitor.run)
         yield Watched(rig, twins, gate, book, one, kept, store, monitor)
         nursery.cancel_scope.cancel()

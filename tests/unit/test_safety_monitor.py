@@ -241,13 +241,13 @@ async def test_an_instrument_switched_off_while_nothing_runs_needs_no_name_to_co
     async with watched(tmp_path) as w:
         w.twins.fault("silence", device="furnace")
         await trio.sleep(30)
-        assert any("nothing heard" in words for words in w.monitor.blocked)
+        assert any("nothing heard" in words for words in w.monitor.forbidding().values())
         report = await w.conductor.run(request(LONG))
         assert {p.code for p in report.problems} == {"rig.alarm", "rig.device_silent"}
         turn_the_knob(w, 300.0)  # comes back with a setpoint of its own
         w.twins.fault("silence", device="furnace", active=False)
         await trio.sleep(10)
-        assert w.monitor.blocked == ()
+        assert w.monitor.forbidding() == {}
         assert w.tripped == []
         assert_outputs_safe(w)
 
@@ -264,7 +264,7 @@ async def test_a_pause_holds_the_method_and_its_time_and_lets_them_go_on(
             w.twins.fault("frozen", device="furnace")
             await trio.sleep(500)
             assert reports == []
-            assert w.monitor.blocked
+            assert w.monitor.forbidding()
             assert w.outputs()["furnace.setpoint"] == pytest.approx(100.0)
             w.twins.plant.set("furnace.temperature_degC", 100.0)
             w.twins.fault("frozen", device="furnace", active=False)
@@ -300,10 +300,28 @@ async def test_little_space_for_bundles_stops_the_run_and_blocks_the_next_until_
             await trio.sleep(10)
         assert reports[0].run_status == "aborted"
         assert "runs disk free = 50 MB: alarm at < 100" in reports[0].exit_reason
-        assert w.monitor.blocked
+        assert w.monitor.forbidding()
         free[RUNS_FREE] = 5000.0
         await trio.sleep(10)
-        assert w.monitor.blocked == ()
+        assert w.monitor.forbidding() == {}
+
+
+async def test_nothing_is_armed_while_the_safe_state_is_still_being_driven(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with watched(tmp_path) as w:
+        assert (await w.conductor.run(request(method(hold(duration_s=1.0))))).trip == ""
+        turn_the_knob(w, 400.0)
+        await until(lambda: w.monitor.raised)
+        w.twins.fault("silence", device="mfc")
+        turn_the_knob(w, 20.0)
+        await until(lambda: not w.monitor.raised)
+        assert w.monitor.forbidding() == {"safe state": "the safe state is being driven"}
+        report = await w.conductor.run(request(LONG))
+        assert report.problems[0].code == "rig.alarm"
+        assert report.run_status == "refused"
+        w.twins.fault("silence", device="mfc", active=False)
+        await until(lambda: not w.monitor.forbidding())
 
 
 async def test_the_monitor_shows_life_while_it_drives_an_unreachable_rig(
