@@ -11,10 +11,14 @@ from structlog.typing import FilteringBoundLogger
 
 from capa.runtime.conductor import Conductor
 from capa.runtime.console import RunConsole
+from capa.runtime.gate import Gate
 from capa.runtime.parts import Parts, load_parts, open_parts
 from capa.runtime.report import RunReport, RunRequest
 from capa.runtime.rig import Rig
 from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.safety_book import RuleBook
+from capa.runtime.safety_monitor import SafetyMonitor
+from capa.runtime.trips import Trips
 from capa.runtime.twin_child import running_twin
 
 __all__ = ["ABORTED", "COMPLETED", "CRASHED", "NOT_VERIFIED", "ForegroundRun"]
@@ -96,8 +100,14 @@ class ForegroundRun:
         self.console.say(f"rig {parts.profile.name} ({self.parts.profile_file}){twin}")
         if not await self._ready(rig, parts):
             return ABORTED if self._stopping else CRASHED
+        gate = Gate(rig, log=self.log)
+        rules = RuleBook.of(
+            rig.profile, rig.registry, commanded=gate.commanded, now_s=trio.current_time()
+        )
         conductor = self._conductor = Conductor(
             rig,
+            gate=gate,
+            rules=rules,
             procedures=parts.procedures,
             runs_root=self.runs_root,
             grace_s=GRACE_S,
@@ -105,7 +115,19 @@ class ForegroundRun:
             log=self.log,
             on_progress=self.console.progress,
         )
+        monitor = SafetyMonitor(
+            rig,
+            rules,
+            gate,
+            Trips(log=self.log),
+            None,  # nothing but this run is blocked by its trip
+            conductor,
+            safing_budget_s=SAFING_BUDGET_S,
+            log=self.log,
+        )
+        conductor.on_verdicts, conductor.forbidding = monitor.judge, monitor.forbidding
         async with trio.open_nursery() as nursery:
+            await nursery.start(monitor.run)
             nursery.start_soon(self._follow, conductor)
             report = await conductor.run(self.request)
             nursery.cancel_scope.cancel()

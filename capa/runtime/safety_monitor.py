@@ -78,7 +78,7 @@ class SafetyMonitor:
         book: its rules.
         gate: shut but for safe values while a trip is latched.
         trips: what is latched; outlives the rig.
-        store: where trips are kept.
+        store: where trips are kept; None for those that need not outlive the process.
         runs: the conductor.
         safing_budget_s: what driving the safe state may take.
         log: a structlog logger.
@@ -94,7 +94,7 @@ class SafetyMonitor:
         book: RuleBook,
         gate: Gate,
         trips: Trips,
-        store: TripStore,
+        store: TripStore | None,
         runs: Runs,
         *,
         safing_budget_s: float,
@@ -193,7 +193,8 @@ class SafetyMonitor:
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(self._keep_safe)
-                nursery.start_soon(self._keep_trips)
+                if self._store is not None:
+                    nursery.start_soon(self._keep_trips, self._store)
                 if self._measure is not None:
                     nursery.start_soon(self._keep_measuring, self._measure)
                 task_status.started()
@@ -307,15 +308,15 @@ class SafetyMonitor:
         if self._on_verdicts is not None:
             self._on_verdicts(verdicts)
 
-    async def _keep_trips(self) -> None:
+    async def _keep_trips(self, store: TripStore) -> None:
         """Have the files say what is latched; a disk in trouble is tried again."""
         while True:
             await self._dirty.wait()
             self._dirty = trio.Event()
             try:
-                await self._save(lambda: self._trips.save(self._store))
+                await self._save(lambda: self._trips.save(store))
             except OSError as error:
-                message = f"{self._store.file} can't be written ({error}); tried again"
+                message = f"{store.file} can't be written ({error}); tried again"
                 self._log.error("safety.trips_not_saved", message=message)
                 await trio.sleep(RETRY_S)
                 self._dirty.set()

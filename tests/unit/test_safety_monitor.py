@@ -108,14 +108,33 @@ async def test_the_safe_state_is_driven_at_once_though_the_procedure_goes_on(
         assert reports[0].run_status == "aborted"
 
 
-async def test_a_cooldown_does_not_hold_a_trip_up(
+class Cooling(RecipeRunner):
+    """A procedure that cools down for an hour after whatever happened."""
+
+    id: ClassVar[str] = "test.cooling"
+
+    async def run(self, ctx: ProcedureContext) -> None:
+        assert ctx.method_executor is not None
+        await super().run(ctx)
+        cooling = {"kind": "safe_shutdown", "cool_target": {"heater.setpoint": 90.0}}
+        await ctx.method_executor.run_segment(method({**cooling, "duration_s": 3600.0}).steps)
+
+
+async def test_an_abort_lets_a_cooldown_be_and_a_trip_ends_it(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:
-    cooling = {"kind": "safe_shutdown", "cool_target": {"heater.setpoint": 90.0}}
-    of = method({**cooling, "duration_s": 3600.0}, hold())
-    async with watched(tmp_path) as w:
-        report = await during(w, of, 20.0, kind="sensor_break", device="furnace")
-        assert report.run_status == "aborted"
+    async with watched(tmp_path, procedures={Cooling.id: Cooling}) as w:
+        reports: list[RunReport] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(under, w, LONG, reports, Cooling.id)
+            await trio.sleep(20)
+            turn_the_knob(w, 500.0)
+            await trio.sleep(60)
+            assert w.outputs()["furnace.setpoint"] == pytest.approx(90.0)
+            w.twins.fault("sensor_break", device="furnace")
+            await until(lambda: reports)
+        assert reports[0].run_status == "aborted"
+        assert "reads 500 degC, commanded was 100" in reports[0].exit_reason
         assert_outputs_safe(w)
 
 
@@ -311,9 +330,9 @@ async def test_nothing_is_armed_while_the_safe_state_is_still_being_driven(
 ) -> None:
     async with watched(tmp_path) as w:
         assert (await w.conductor.run(request(method(hold(duration_s=1.0))))).trip == ""
+        w.twins.fault("silence", device="mfc")
         turn_the_knob(w, 400.0)
         await until(lambda: w.monitor.raised)
-        w.twins.fault("silence", device="mfc")
         turn_the_knob(w, 20.0)
         await until(lambda: not w.monitor.raised)
         assert w.monitor.forbidding() == {"safe state": "the safe state is being driven"}
