@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import trio
-from capa.devices.registry import load_families
 
 from capa.devices.adapter import AdapterFamily, DeviceAdapter
 from capa.devices.link import Answer, LinkStats, Priority
+from capa.devices.registry import load_families
 from capa.devices.spec import DeviceSpec
 
 ReplyT = TypeVar("ReplyT")
@@ -31,6 +31,9 @@ class BareLink:
         self.stats = LinkStats()
         self._fd = os.open(port, os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK)
         tty.setraw(self._fd)
+
+    def hush(self, for_s: float) -> None:
+        pass
 
     async def exchange(
         self,

@@ -1,5 +1,6 @@
 """A link: one byte pipe, one exchange at a time, opened again whenever it is lost."""
 
+import math
 from collections.abc import Callable
 from itertools import count
 from typing import Final, TypeVar
@@ -68,6 +69,7 @@ class StreamLink:
         self._orders = count()
         self._pipe: Pipe | None = None
         self._up = trio.Event()
+        self._hushed_until_s = -math.inf
         self._why_down = "not opened yet"
         self._quiet_s = _quiet_s(spec)
 
@@ -165,8 +167,11 @@ class StreamLink:
     ) -> Answer[ReplyT]:
         """Send ``request`` when its turn comes; see ``capa.devices.link.Link``.
 
-        The deadline starts when the request is sent; time in the queue is not in it.
+        The deadline starts when the request is sent; time in the queue is not in it. An exchange
+        once begun is finished, whatever is cancelled: cut off, it would leave a reply on its way,
+        for which the next request, the safe one, would have to wait.
         """
+        await trio.lowlevel.checkpoint_if_cancelled()
         order = next(self._orders)
         timeout_s = self._spec.reply_timeout_s if reply_timeout_s is None else reply_timeout_s
         gap_s = gap_s if self._spec.gap_s is None else self._spec.gap_s
@@ -174,14 +179,26 @@ class StreamLink:
             pipe = self._open_pipe()
             if priority is Priority.SAFE:
                 pipe.stir()
+            if self._hushed(priority):
+                await trio.sleep_until(self._hushed_until_s)
             await self._turns.take(priority, order)
             try:
                 pipe = self._open_pipe()
-                if await self._settle(pipe, priority, timeout_s):
-                    await self._keep_gap(pipe, gap_s)
-                    return await self._talk(pipe, request, feed, timeout_s)
+                if not await self._settle(pipe, priority, timeout_s):
+                    continue
+                await self._keep_gap(pipe, gap_s)
+                if not self._hushed(priority):
+                    with trio.CancelScope(shield=True):  # bounded by the reply's own deadline
+                        return await self._talk(pipe, request, feed, timeout_s)
             finally:
                 self._turns.pass_on()
+
+    def hush(self, for_s: float) -> None:
+        """Let no poll begin for so long: somebody urgent is about to speak."""
+        self._hushed_until_s = trio.current_time() + for_s
+
+    def _hushed(self, priority: Priority) -> bool:
+        return priority is Priority.POLL and trio.current_time() < self._hushed_until_s
 
     def _open_pipe(self) -> Pipe:
         pipe = self._pipe

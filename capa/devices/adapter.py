@@ -92,11 +92,15 @@ class DeviceCommand:
 
 @dataclass(frozen=True, slots=True)
 class CommandResult:
-    """What became of a command; a refusal says which limit and which file."""
+    """What became of a command; a refusal says which limit and which file.
+
+    ``called_back`` says that a stop or a trip overtook it: it may have arrived, unproven.
+    """
 
     accepted: bool
     detail: str = ""
     readback: float | None = None
+    called_back: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,6 +70,10 @@ class Link(Protocol):
         """Counters since the link was made."""
         ...
 
+    def hush(self, for_s: float) -> None:
+        """Let no poll begin for so long: somebody urgent is about to speak."""
+        ...
+
     async def exchange(
         self,
         request: bytes,

@@ -427,6 +427,8 @@ class MethodExecutor:
     ) -> CommandResult:
         """Send a setpoint through the gate and record it.
 
+        One that a stop called back is no failure: the step leaves by the stop.
+
         Raises:
             MethodExecutorError: the rig has no such channel, it can't be commanded, or the gate
                 or the device refused.
@@ -458,7 +460,8 @@ class MethodExecutor:
                 "authorization_id": command.authorization_id,
             },
         )
-        if not result.accepted:
+        overtaken = result.called_back and ctx.external_stop.is_set()
+        if not result.accepted and not overtaken:
             raise MethodExecutorError(
                 f"{step_kind}: {channel} = {value:g} refused: {result.detail}"
             )

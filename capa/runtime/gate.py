@@ -28,6 +28,9 @@ RATE_WINDOW_S = 10.0
 RATE_SLACK_S = 0.2
 """Two ramp ticks: a ramp at exactly the permitted rate passes, though its ticks come late."""
 
+HUSH_S = 0.05
+"""For how long a stop keeps polls off the lines: the safe state is on its way."""
+
 Severity = Literal["info", "warning", "error"]
 
 
@@ -92,6 +95,8 @@ class Gate:
         self._histories: dict[str, _History] = {}
         self._locks: dict[str, trio.Lock] = {}
         self._in_flight: set[trio.CancelScope] = set()
+        self._why_called = ""
+        self._recalls = 0
         self._safe_values = _safe_values(rig)
 
     # --- who may --------------------------------------------------------------------------------
@@ -108,6 +113,20 @@ class Gate:
         if self._run is not None:
             self._run.authorization.disarm()
         self._run = None
+        self._call_back("the run has ended")
+
+    def recall(self, reason: str) -> None:
+        """Call back what is on its way just now; what is commanded after this passes.
+
+        A stop is not to wait for a read-back, nor for a setpoint's turn on a busy line: only the
+        exchange in progress is finished, and the line is kept free of polls for what follows.
+        """
+        self._rig.hush(HUSH_S)
+        self._recalls += 1
+        self._call_back(reason)
+
+    def _call_back(self, reason: str) -> None:
+        self._why_called = reason
         for scope in self._in_flight:
             scope.cancel()
 
@@ -115,8 +134,7 @@ class Gate:
         """Let nothing of the run through while another runs inside it; see ``resume``."""
         suspended = SuspendedRun(self._run)
         self._run = None
-        for scope in self._in_flight:
-            scope.cancel()
+        self._call_back("another run began inside this one")
         return suspended
 
     def resume(self, suspended: SuspendedRun) -> None:
@@ -136,8 +154,7 @@ class Gate:
     def latch(self, reason: str) -> None:
         """Refuse every command until ``release``; what is on its way is called back."""
         self._trip = self._trip or reason
-        for scope in self._in_flight:
-            scope.cancel()
+        self._call_back(f"a trip is latched: {self._trip}")
 
     def release(self) -> None:
         """Clear the trip; who may do so, and when, is decided by the caller."""
@@ -157,15 +174,18 @@ class Gate:
     async def dispatch(self, device: str, command: DeviceCommand) -> CommandResult:
         """Let a command through to its device, or refuse it; either way it is on record."""
         name = str(command.payload.get("channel", command.target))
+        recalls = self._recalls
         async with self._locks.setdefault(name, trio.Lock()):
             try:
-                result = await self._pass(device, name, command)
+                result = await self._pass(device, name, command, recalls)
             except _Refused as refusal:
                 result = CommandResult(accepted=False, detail=str(refusal))
                 self._record("command.refused", "warning", command, result)
         return result
 
-    async def _pass(self, device: str, name: str, command: DeviceCommand) -> CommandResult:
+    async def _pass(
+        self, device: str, name: str, command: DeviceCommand, recalls: int
+    ) -> CommandResult:
         self._check_authorization(command)
         value = self._checked_value(self._checked_channel(device, name, command), command)
         self._check_rate(name, value)
@@ -173,8 +193,9 @@ class Gate:
         await self._record_intent(command)
         self._check_authorization(command)  # the commit took time: the run may have ended
         self._check_trip()
-        result = await self._send(name, value)
-        self._record("command.result", "info" if result.accepted else "error", command, result)
+        called_back = self._recalls != recalls  # while it waited for its turn or for the record
+        result = self._called_back(name) if called_back else await self._send(name, value)
+        self._record("command.result", _severity(result), command, result)
         return result
 
     def _check_authorization(self, command: DeviceCommand) -> None:
@@ -274,7 +295,11 @@ class Gate:
                 self.note(name, value)
             return self._judged(name, value, ack)
         self.note(name, value)  # it may have arrived
-        return CommandResult(accepted=False, detail=f"{name}: called back, {self._why_called()}")
+        return self._called_back(name)
+
+    def _called_back(self, name: str) -> CommandResult:
+        detail = f"{name}: called back, {self._why_called}"
+        return CommandResult(accepted=False, detail=detail, called_back=True)
 
     def _judged(self, name: str, value: float, ack: WriteAck) -> CommandResult:
         if not ack.accepted:
@@ -288,9 +313,6 @@ class Gate:
             f"(tolerance {tolerance:g})",
             ack.readback,
         )
-
-    def _why_called(self) -> str:
-        return f"a trip is latched: {self._trip}" if self._trip else "the run has ended"
 
     # --- records --------------------------------------------------------------------------------
 
@@ -326,6 +348,12 @@ class Gate:
             t_utc=run.clock.utc_at(t_mono_ns),
             metadata=metadata,
         )
+
+
+def _severity(result: CommandResult) -> Severity:
+    if result.accepted:
+        return "info"
+    return "warning" if result.called_back else "error"
 
 
 def _metadata(command: DeviceCommand, result: CommandResult | None) -> Mapping[str, Any]:

@@ -120,6 +120,11 @@ class Rig:
         """Return when each poll loop last came round, on trio's clock."""
         return {f"poll:{name}": unit.last_turn_s for name, unit in self._units.items()}
 
+    def hush(self, for_s: float) -> None:
+        """Let no poll begin on any link for so long; commands and safe writes go on."""
+        for link in self.links.values():
+            link.hush(for_s)
+
     def start_run(self) -> None:
         """Begin what is counted from a run's start (a loss fraction's first mass)."""
         self._derived.start_run()

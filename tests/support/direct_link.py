@@ -34,6 +34,9 @@ class DirectLink:
         self._chunk = chunk
         self._reply_timeout_s = reply_timeout_s
 
+    def hush(self, for_s: float) -> None:
+        """Nobody else is on this link."""
+
     async def exchange(
         self,
         request: bytes,

@@ -31,6 +31,17 @@ from tests.support.engine import bench, bench_rig, conductor, method, request
 HEATER = {"name": "heater.setpoint"}
 SHORT = method({"kind": "hold", "target": HEATER, "value": 100.0, "duration_s": 5.0})
 LONG = method({"kind": "hold", "target": HEATER, "value": 100.0, "duration_s": 14_400.0})
+RAMP = method(
+    {
+        "kind": "ramp",
+        "target": HEATER,
+        "start_value": 50.0,
+        "end_value": 150.0,
+        "duration_s": 600.0,
+    }
+)
+SAFE_WRITE = "0110087000020400004288a38d"
+"""20 degC are 68 degF, 0x42880000, low word first, into 2160 of unit 1."""
 
 
 class Script(RecipeRunner):
@@ -90,6 +101,28 @@ async def test_a_stop_ends_a_four_hour_hold_at_once_as_aborted(
     assert one.last_report is not None
     assert (one.last_report.run_status, one.last_report.exit_reason) == ("aborted", "SIGINT")
     assert "run.stop_requested" in kinds(one.last_report)
+
+
+@pytest.mark.parametrize(
+    "stop_at_s", [2 + tick / 10 + ms / 1000 for tick in (0, 3) for ms in range(0, 60, 4)]
+)
+async def test_a_stop_in_a_ramp_waits_for_the_exchange_in_progress_and_no_other(
+    autojump_clock: MockClock, tmp_path: Path, stop_at_s: float
+) -> None:
+    async with bench_rig() as (rig, twins), trio.open_nursery() as nursery:
+        one = conductor(rig, tmp_path)
+        nursery.start_soon(one.run, request(RAMP))
+        await trio.sleep(stop_at_s)
+        one.stop("SIGINT")
+        stopped_ns = trio.current_time() * 1e9
+        await trio.sleep(0.5)
+        oven = [record for record in twins.wire if record["link"] == "oven"]
+        later = [record for record in oven if record["t_ns"] > stopped_ns]
+        asked = [record["hex"] for record in later if record["event"] == "rx"]
+        assert asked[0] == SAFE_WRITE
+    assert one.last_report is not None
+    assert one.last_report.run_status == "aborted"
+    assert all_proven(one.last_report.verdicts)
 
 
 async def test_a_procedure_that_raises_has_crashed_and_the_daemon_lives(
