@@ -84,7 +84,7 @@ def ask(
     request, reply = box / f"{request_id}{_REQUEST}", box / f"{request_id}{_REPLY}"
     text = json.dumps({"do": do, "by": by, "reason": reason})
     try:
-        write_atomically(request, text.encode(), mode=0o640)
+        _put(request, text.encode())
     except OSError as error:
         raise CapaError(
             f"{box}: {error.strerror}; is capad running with this runtime directory, and may you "
@@ -99,6 +99,19 @@ def ask(
     said = json.loads(reply.read_bytes())
     reply.unlink(missing_ok=True)
     return dict(said)
+
+
+def _put(path: Path, data: bytes) -> None:
+    """Write a file that the daemon's user can read, whatever the umask of who asks.
+
+    The folder keeps others out.
+    """
+    aside = path.with_name(f".{path.name}.tmp")
+    descriptor = os.open(aside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        os.fchmod(descriptor, 0o644)
+    aside.rename(path)
 
 
 def _read(path: Path) -> SafetyRequest | str:

@@ -1,6 +1,7 @@
 """Trips on disk: latched until cleared, and a file that can't be read is a trip."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -91,6 +92,25 @@ def test_a_request_is_taken_once_with_the_owner_of_its_file(tmp_path: Path) -> N
     assert (request.do, request.by, request.reason) == ("clear", "maria", "x")
     assert request.user == box.owner()
     assert take(box) == []
+
+
+def test_a_request_of_root_with_a_strict_umask_can_be_read_by_the_daemons_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    box, seen = open_box(tmp_path), list[int]()
+
+    def look(_s: float) -> None:
+        seen.extend(path.stat().st_mode & 0o777 for path in box.glob("*.request.json"))
+        for request in take(box):
+            answer(box, request.id, {"ok": True, "text": request.do})
+
+    monkeypatch.setattr("capa.runtime.safety_requests.time.sleep", look)
+    before = os.umask(0o077)
+    try:
+        assert ask(tmp_path, "show") == {"ok": True, "text": "show"}
+    finally:
+        os.umask(before)
+    assert seen == [0o644]
 
 
 def test_what_is_no_request_is_answered_as_such(tmp_path: Path) -> None:
