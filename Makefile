@@ -58,10 +58,15 @@ bench: $(READY) ## measure latencies, tick error, CPU and memory; prints goals r
 install: ## install into $(PREFIX) with the systemd unit (as root, on the box)
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
-	install -d $(DESTDIR)/etc/capad $(DESTDIR)/etc/systemd/system
+	install -d $(DESTDIR)/etc/capad $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/sysusers.d
 	test -e $(DESTDIR)/etc/capad/capad.toml || install -m 644 deploy/capad.toml $(DESTDIR)/etc/capad/capad.toml
-	install -m 644 deploy/systemd/capad.service $(DESTDIR)/etc/systemd/system/capad.service
-	@echo "next: put your profile at /etc/capad/hardware.toml, then: systemctl daemon-reload && systemctl enable --now capad"
+	install -m 644 deploy/systemd/capad.sysusers.conf $(DESTDIR)/etc/sysusers.d/capad.conf
+	sed 's|/opt/capad|$(abspath $(PREFIX))|g' deploy/systemd/capad.service > $(DESTDIR)/etc/systemd/system/capad.service
+	@echo "next, as root:"
+	@echo "  systemd-sysusers                     makes the user and the group capad"
+	@echo "  usermod -aG capad NAME               for each operator who drops methods"
+	@echo "  put the rig's profile at /etc/capad/hardware.toml; capa validate says what is wrong with it"
+	@echo "  systemctl daemon-reload && systemctl enable --now capad"
 
 clean: ## remove what the other words made
 	rm -rf $(VENV) demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis

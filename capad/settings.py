@@ -60,7 +60,7 @@ class RuntimeSettings(Frozen):
 class PluginSettings(Frozen):
     """Which procedures are trusted."""
 
-    mode: Literal["production", "dev"] = "dev"
+    mode: Literal["production", "dev"] = "production"
     lock: Path = Path("/etc/capad/plugins.lock")
 
 

@@ -85,7 +85,7 @@ def policy_here(lock: Path | None = None, box_settings: Path = BOX_SETTINGS) -> 
 def _of_box(file: Path) -> tuple[str | None, Path | None]:
     try:
         table: dict[str, Any] = tomllib.loads(file.read_text(encoding="utf-8")).get("plugins", {})
-        mode, lock = table.get("mode"), table.get("lock")
+        mode, lock = table.get("mode", PluginMode.PRODUCTION), table.get("lock")
     except FileNotFoundError:
         return None, None
     except (OSError, ValueError, AttributeError) as error:
