@@ -15,6 +15,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.config.problems import ProblemsError
+from capa.plugins.later import ProceduresLater
 from capa.runtime.conductor import Conductor
 from capa.runtime.progress import RunProgress
 from capa.runtime.report import RunReport, RunRequest
@@ -36,7 +37,7 @@ from capad.spool import Spool
 from capad.spool_folders import SpoolFolders
 from capad.status import SafeRecord, Snapshot, status_line
 from capad.supervision import Notifier, Supervisor
-from capad.wiring import Parts, load_parts, load_plugins, make_conductor, open_parts
+from capad.wiring import Parts, find_plugins, load_parts, make_conductor, open_parts
 
 __all__ = ["Daemon", "Options"]
 
@@ -186,8 +187,8 @@ class Daemon:
             self._idle.cancel()
 
     def _load(self) -> Parts:
-        """Read the profile and find the plug-ins; in a thread."""
-        return load_parts(self._settings.rig.profile, load_plugins(self._settings.plugins))
+        """Read the profile and settle which plug-ins may run; in a thread."""
+        return load_parts(self._settings.rig.profile, find_plugins(self._settings.plugins))
 
     # --- one rig ---------------------------------------------------------------------------------
 
@@ -367,6 +368,7 @@ class Daemon:
         gc.freeze()  # what start-up made stays; later collections need not look at it
         gc.enable()
         self._log.info("daemon.ready", profile=str(bench.parts.profile_file))
+        local.start_soon(_warm, bench.parts)
         if not spool.started:
             spool.started = True
             nursery.start_soon(self._run_spool, spool)
@@ -605,6 +607,12 @@ class Daemon:
                 spool.beat_at_s, self._settings.spool.rescan_s + _SPOOL_BEAT_S
             )
         return beats
+
+
+async def _warm(parts: Parts) -> None:
+    """Load the procedures before the first job asks for them, now that the rig is safe."""
+    if isinstance(parts.procedures, ProceduresLater):
+        await trio.to_thread.run_sync(parts.procedures.warm, abandon_on_cancel=True)
 
 
 def _local_now() -> datetime:

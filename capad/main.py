@@ -76,6 +76,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``capad``; returns the exit code."""
+    # pydantic would import whatever a distribution declares for it, past the plug-ins' lock.
+    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"
     arguments = _parser().parse_args(argv)
     service = "NOTIFY_SOCKET" in os.environ
     if service:

@@ -6,7 +6,8 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.experiment.procedures.base import Procedure
-from capa.plugins.discovery import load_procedures
+from capa.plugins.later import ProceduresLater
+from capa.plugins.policy import policy
 from capa.runtime.conductor import Conductor
 from capa.runtime.gate import Gate
 from capa.runtime.parts import Parts, load_parts, open_parts
@@ -15,12 +16,23 @@ from capa.runtime.rig import Rig
 from capa.runtime.safety_book import RuleBook
 from capad.settings import PluginSettings, Settings
 
-__all__ = ["Parts", "load_parts", "load_plugins", "make_conductor", "open_parts"]
+__all__ = ["Parts", "find_plugins", "load_parts", "make_conductor", "open_parts"]
 
 
-def load_plugins(settings: PluginSettings) -> Mapping[str, type[Procedure]]:
-    """Load the procedures that may run here. Blocks: imports, and hashes what is installed."""
-    return load_procedures(settings.mode, settings.lock)
+def find_plugins(settings: PluginSettings) -> ProceduresLater:
+    """Settle which procedures may run here; they are imported, and hashed, once somebody asks.
+
+    Raises:
+        PluginModeError: a mode that there is not.
+    """
+    policy(settings.mode, settings.lock)  # a slip in the mode is told now, not at the first run
+
+    def load() -> Mapping[str, type[Procedure]]:
+        from capa.plugins.discovery import load_procedures
+
+        return load_procedures(settings.mode, settings.lock)
+
+    return ProceduresLater(load)
 
 
 def make_conductor(
