@@ -27,6 +27,7 @@ __all__ = [
     "encode_poll",
     "encode_setpoint",
     "encode_setpoint_report",
+    "setpoint_report_pattern",
 ]
 
 EOL = b"\r"
@@ -113,6 +114,11 @@ class FrameReader:
             re.escape(self._unit) + rb" " + numbers + rb" +([!-~]{1,16})((?: [A-Z0-9]{3})*) *"
         )
 
+    @property
+    def pattern(self) -> bytes:
+        """The regular expression of a data frame; group n is the n-th column."""
+        return self._pattern.pattern
+
     def decode(self, line: bytes) -> DataFrame | Rejected:
         """Read a line, without its CR.
 
@@ -147,11 +153,15 @@ def decode_setpoint_report(unit: str, line: bytes) -> SetpointReport | Rejected:
     """
     if line.strip().removeprefix(unit.encode("ascii")).strip() in _REJECTED:
         return Rejected(line.decode("ascii").strip())
-    pattern = rb"%b (%b) (%b) (\d{1,3}) (\S{1,12}) *" % (unit.encode("ascii"), NUMBER, NUMBER)
-    match = re.fullmatch(pattern, line)
+    match = re.fullmatch(setpoint_report_pattern(unit), line)
     if match is None:
         raise FrameError(f"{line!r} is no reply of unit {unit} to LS; is it older than 9v00?")
     return SetpointReport(float(match[1]), float(match[2]))
+
+
+def setpoint_report_pattern(unit: str) -> bytes:
+    """Return the regular expression of the reply to ``LS``."""
+    return rb"%b (%b) (%b) (\d{1,3}) (\S{1,12}) *" % (unit.encode("ascii"), NUMBER, NUMBER)
 
 
 # --- the device's half -------------------------------------------------------------------------

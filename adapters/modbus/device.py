@@ -21,7 +21,7 @@ from capa.devices.link import Answer, Link, Priority
 from capa.devices.spec import DeviceSpec
 from capa.errors import DeviceError
 
-__all__ = ["ModbusAdapter"]
+__all__ = ["ModbusAdapter", "outside", "writing"]
 
 
 class ModbusAdapter(BaseAdapter):
@@ -80,24 +80,19 @@ class ModbusAdapter(BaseAdapter):
         field = self._options.fields.get(write.field)
         if field is None or field.access == "r":
             return WriteAck(False, f"{self.name}.{write.field} cannot be written")
-        if why := _outside(field, write.value):
+        if why := outside(field, write.value):
             return WriteAck(False, f"{self.name}.{write.field}: {why}")
         try:
             words = encode(field, write.value, self._options.word_order)
         except ValueError as error:
             return WriteAck(False, f"{self.name}.{write.field}: {error}")
-        reply = (await self._ask(self._writing(field, words), priority)).value
+        reply = (await self._ask(writing(self._unit, field, words), priority)).value
         if isinstance(reply, Refusal):
             refused = f"{self.name} refused {write.field} = {write.value:g}: {reply}"
             return WriteAck(False, refused)
         if not field.reads_back:
             return WriteAck(True)
         return WriteAck(True, readback=await self._read_back(write.field, field, priority))
-
-    def _writing(self, field: RegisterField, words: tuple[int, ...]) -> Query:
-        if len(words) == 1:
-            return Query(WriteRegister(self._unit, field.address, words[0]))
-        return Query(WriteRegisters(self._unit, field.address, words))
 
     async def _read_back(self, name: str, field: RegisterField, priority: Priority) -> float:
         block = Block(
@@ -121,7 +116,14 @@ class ModbusAdapter(BaseAdapter):
         )
 
 
-def _outside(field: RegisterField, value: float) -> str:
+def writing(unit: int, field: RegisterField, words: tuple[int, ...]) -> Query:
+    """Return the query that writes a field's registers, all of them in one frame."""
+    if len(words) == 1:
+        return Query(WriteRegister(unit, field.address, words[0]))
+    return Query(WriteRegisters(unit, field.address, words))
+
+
+def outside(field: RegisterField, value: float) -> str:
     """Say which limit of the map a value breaks; empty if none."""
     if not math.isfinite(value):
         return f"{value} is not a finite number"

@@ -33,6 +33,7 @@ __all__ = [
     "WordOrderCode",
     "enum_at",
     "from_degC",
+    "scale_to_degC",
     "to_degC",
 ]
 
@@ -97,6 +98,11 @@ def to_degC(value: float, unit: Units) -> float:
 def from_degC(value_degC: float, unit: Units) -> float:
     """Convert degrees Celsius to the wire's unit."""
     return value_degC * 1.8 + 32.0 if unit is Units.DEG_F else value_degC
+
+
+def scale_to_degC(unit: Units) -> tuple[float, float]:
+    """Return gain and offset of ``to_degC``, for what computes it without this module."""
+    return (1 / 1.8, -32.0 / 1.8) if unit is Units.DEG_F else (1.0, 0.0)
 
 
 def enum_at(data: bytes, register: int) -> int:
