@@ -4,10 +4,8 @@ Loading is by name: a daemon imports the drivers that its profile uses and no ot
 that does not load is reported and left out, so that one broken plug-in takes nothing else with it.
 """
 
-import sys
 from collections.abc import Callable, Collection
-from functools import lru_cache
-from importlib.metadata import EntryPoint, EntryPoints, entry_points
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
 import structlog
@@ -48,12 +46,12 @@ LinkClass = Callable[[LinkSpec, Connector], RunnableLink]
 
 def family_names() -> frozenset[str]:
     """Return the names that ``adapter = "..."`` may take; imports no driver."""
-    return frozenset(_installed(_ADAPTERS).names)
+    return frozenset(entry_points(group=_ADAPTERS).names)
 
 
 def transport_names() -> frozenset[str]:
     """Return the names that ``transport = "..."`` may take; imports no driver."""
-    return frozenset(_installed(_LINKS).names) - {_LINK_CLASS}
+    return frozenset(entry_points(group=_LINKS).names) - {_LINK_CLASS}
 
 
 def load_families(only: Collection[str] | None = None) -> dict[str, AdapterFamily]:
@@ -87,19 +85,9 @@ def load_link_class() -> LinkClass:
         ) from None
 
 
-def _installed(group: str) -> EntryPoints:
-    return _scan(tuple(sys.path)).select(group=group)
-
-
-@lru_cache(maxsize=1)
-def _scan(_path: tuple[str, ...]) -> EntryPoints:
-    """Read what every distribution on the path declares: 4 ms, and asked for at each look-up."""
-    return entry_points()
-
-
 def _load(group: str, only: Collection[str] | None) -> dict[str, Any]:
     loaded: dict[str, Any] = {}
-    for entry in _installed(group):
+    for entry in entry_points(group=group):
         if only is None or entry.name in only:
             _load_one(entry, loaded)
     return loaded
