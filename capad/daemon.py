@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -24,6 +25,7 @@ from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
 from capa.runtime.safety_monitor import SafetyMonitor
 from capa.runtime.twin_child import running_twin
 from capad.console import Console
+from capad.guarding import Guarding, guard_report
 from capad.heartbeats import Heartbeat, Heartbeats
 from capad.intake import Intake, Prepared, config_text
 from capad.jobs import Job, shown_name
@@ -92,6 +94,7 @@ class Daemon:
             settings.spool.root, max_bytes=settings.spool.max_bytes, owners=settings.spool.owners
         )
         self._safety = SafetyDesk(settings, log=log)
+        self._guarding = Guarding(settings.runtime.dir, log=log)
         self._said: frozenset[str] = frozenset()
         self._heartbeats = Heartbeats()
         self._supervisor = Supervisor(
@@ -230,17 +233,28 @@ class Daemon:
                 self._heartbeats.unwatch(self._beats)
                 watch.cancel_scope.cancel()
 
+    async def _guarded(self, parts: Parts) -> Parts:
+        """Have the guardian's plan written, which comes before a link opens; return the parts."""
+        lacks = await trio.to_thread.run_sync(
+            partial(self._guarding.prepare, parts, simulated=self._options.twin)
+        )
+        for words in (*lacks, self._guarding.trouble):
+            if words is not None:
+                self._console.say(words)
+        return parts
+
     @asynccontextmanager
     async def _real_or_twin(self, parts: Parts) -> AsyncIterator[Parts]:
         if not self._options.twin:
-            yield parts
+            yield await self._guarded(parts)
             return
         self._enter("STARTING", "waiting for the twin")
         directory = self._settings.runtime.dir / "twin"
         async with running_twin(
             parts.profile_file, directory, log=self._log, on_death=self._twin_died
         ) as file:
-            yield await trio.to_thread.run_sync(load_parts, file, parts.procedures)
+            simulated = await trio.to_thread.run_sync(load_parts, file, parts.procedures)
+            yield await self._guarded(simulated)
 
     def _twin_died(self, message: str) -> None:
         self._lost = message
@@ -396,7 +410,10 @@ class Daemon:
         while True:
             try:
                 await trio.to_thread.run_sync(self._folders.prepare)
-                reports = await recover(self._folders, self._settings.runs.root, log=self._log)
+                guard = await trio.to_thread.run_sync(guard_report, self._settings.runtime.dir)
+                reports = await recover(
+                    self._folders, self._settings.runs.root, guard=guard, log=self._log
+                )
             except OSError as error:
                 spool.in_trouble(error, "its folders can't be used")
                 await trio.sleep(self._settings.spool.rescan_s)
@@ -420,7 +437,10 @@ class Daemon:
         """Whether nothing may be armed: tripped, in alarm, a device silent or not known safe."""
         alarms = () if self._bench is None else self._bench.monitor.forbidding()
         tripped = self._safety.trips.latched
-        return bool(self._stopping or self._reload or tripped or alarms or self._silent())
+        unguarded = self._guarding.trouble
+        return bool(
+            self._stopping or self._reload or tripped or alarms or unguarded or self._silent()
+        )
 
     def _silent(self) -> tuple[str, ...]:
         """Return the devices without which nothing is armed, and that do not answer just now."""
@@ -542,6 +562,9 @@ class Daemon:
             self._console.say(f"the queue is held: {spool.held}; rm '{spool.hold_file}'")
             self._code = max(self._code, ABORTED)
             return True
+        if self._guarding.trouble is not None:
+            self._code = max(self._code, CRASHED)
+            return True
         if self._safety.trips.latched:
             self._console.say(f"tripped: {self._safety.trips.text}; see capa safety")
             self._code = max(self._code, ABORTED)
@@ -570,7 +593,9 @@ class Daemon:
                 hold_file="" if spool is None else str(spool.hold_file),
                 queue=0 if spool is None else len(spool.queued),
                 silent=self._silent() if self._phase != "STARTING" else (),
-                trouble=self._lost or (None if spool is None else spool.trouble),
+                trouble=self._lost
+                or self._guarding.trouble
+                or (None if spool is None else spool.trouble),
                 safe=self._safe,
                 trip=self._safety.trips.text,
                 alarms=() if bench is None else tuple(bench.monitor.raised.values()),

@@ -1,14 +1,17 @@
 """After a start: what the last daemon left behind, put where it belongs. Nothing is run again."""
 
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.errors import BundleError
+from capa.storage.atomic import write_atomically
 from capa.storage.finalize import finalize_in_child
-from capa.storage.manifest import MANIFEST_FILE, Manifest, read_manifest
+from capa.storage.manifest import GUARD_FILE, MANIFEST_FILE, Manifest, read_manifest
+from capad.guarding import GuardReport
 from capad.jobs import Job, JobState
 from capad.reports import Report, interrupted
 from capad.spool_folders import SpoolFolders
@@ -19,20 +22,30 @@ _UNFINISHED = ("open", "finalizing")
 
 
 async def recover(
-    folders: SpoolFolders, runs_root: Path, *, log: FilteringBoundLogger
+    folders: SpoolFolders,
+    runs_root: Path,
+    *,
+    guard: GuardReport | None,
+    log: FilteringBoundLogger,
 ) -> list[Report]:
     """Seal the bundles of interrupted runs and settle their jobs; return the jobs' reports.
+
+    ``guard`` is what the guardian last left: it goes into the bundles of the runs it came after.
 
     Raises:
         OSError: the spool can't be read or written just now; try again later.
     """
+    if guard is not None:
+        (log.info if guard.proven else log.error)("guard.verdicts", message=str(guard))
     sealed = {}
     for path in await trio.to_thread.run_sync(lambda: list(_unfinished(runs_root))):
+        if guard is not None:
+            await trio.to_thread.run_sync(_lay_in, path, guard)
         sealed[path.name] = await _seal(path, log)
     jobs = await trio.to_thread.run_sync(lambda: list(folders.jobs(JobState.ACTIVE)))
     reports = []
     for job in jobs:
-        report = await trio.to_thread.run_sync(_report, job, runs_root, sealed)
+        report = await trio.to_thread.run_sync(_report, job, runs_root, sealed, guard)
         await trio.to_thread.run_sync(_settle, folders, job, report)
         log.warning("job.interrupted", job=job.id, message=report.summary)
         reports.append(report)
@@ -47,6 +60,18 @@ def _unfinished(runs_root: Path) -> Iterator[Path]:
             yield manifest.parent
 
 
+def _lay_in(path: Path, guard: GuardReport) -> None:
+    """Put the guardian's record beside the run that it made safe, unless that run came later."""
+    began = _began(path)
+    if began is not None and began <= guard.started_utc:
+        write_atomically(path / GUARD_FILE, guard.text)
+
+
+def _began(path: Path) -> datetime | None:
+    manifest = _manifest(path)
+    return None if manifest is None else manifest.started_utc or manifest.created_utc
+
+
 async def _seal(path: Path, log: FilteringBoundLogger) -> str:
     try:
         status = (await finalize_in_child(path)).bundle_status
@@ -57,7 +82,7 @@ async def _seal(path: Path, log: FilteringBoundLogger) -> str:
     return status
 
 
-def _report(job: Job, runs_root: Path, sealed: dict[str, str]) -> Report:
+def _report(job: Job, runs_root: Path, sealed: dict[str, str], guard: GuardReport | None) -> Report:
     """Say what became of an interrupted job; only its sealed bundle can say that it was done."""
     run_id = job.run_id or (next(iter(sealed)) if len(sealed) == 1 else None)
     if run_id is None:
@@ -69,7 +94,10 @@ def _report(job: Job, runs_root: Path, sealed: dict[str, str]) -> Report:
     if (manifest.run_status, manifest.bundle_status) == ("completed", "sealed"):
         summary = "completed and sealed; the daemon ended before it could say so"
         return Report(job, JobState.DONE, summary, advice=(f"Bundle: {path}",))
-    return interrupted(job, f"bundle {path}: {manifest.run_status}, {manifest.bundle_status}")
+    detail = f"bundle {path}: {manifest.run_status}, {manifest.bundle_status}"
+    if guard is not None and manifest.guard is not None:
+        detail += f"; {guard}"
+    return interrupted(job, detail)
 
 
 def _settle(folders: SpoolFolders, job: Job, report: Report) -> None:

@@ -18,6 +18,7 @@ from capa.storage.events import metadata_json
 
 __all__ = [
     "FORMAT_VERSION",
+    "GUARD_FILE",
     "MANIFEST_FILE",
     "BundleStatus",
     "ChannelQuality",
@@ -34,6 +35,8 @@ __all__ = [
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
+GUARD_FILE = "guard_verdicts.json"
+"""The guardian's record, laid into the folder of an interrupted run before it is finalized."""
 
 RunStatus = Literal["running", "completed", "aborted", "crashed"]
 BundleStatus = Literal["open", "finalizing", "sealed", "verification_failed"]
@@ -108,6 +111,8 @@ class Manifest(Frozen):
     files: dict[str, FileEntry] = Field(default_factory=dict)
     quality: dict[str, ChannelQuality] = Field(default_factory=dict)
     recorder: RecorderStats | None = None
+    guard: dict[str, Any] | None = None
+    """What ``capad-guard`` did after this run's daemon had died, as it wrote it down."""
     finalize_notes: tuple[str, ...] = ()
     versions: dict[str, str] = Field(default_factory=dict)
     custom: dict[str, Any] = Field(default_factory=dict)

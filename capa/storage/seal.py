@@ -5,6 +5,7 @@ or can be done again, so that it may be killed at any point and started anew. No
 before what replaces it has been written, fsynced and read back.
 """
 
+import json
 import sqlite3
 import time
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from capa.storage.inflight import (
 )
 from capa.storage.lock import FolderLock
 from capa.storage.manifest import (
+    GUARD_FILE,
     MANIFEST_FILE,
     FileEntry,
     Manifest,
@@ -144,9 +146,23 @@ def _settle_outcome(work: _Work) -> None:
     """Decide how the run ended, and write it down before anything else."""
     if work.manifest.run_status == "running":
         work.update(run_status="crashed", exit_reason=INTERRUPTED)
+    _take_guard_record(work)
     work.notes = [*work.manifest.finalize_notes, *work.notes]
     work.update(bundle_status="finalizing", finalize_notes=tuple(dict.fromkeys(work.notes)))
     write_manifest(work.path, work.manifest)
+
+
+def _take_guard_record(work: _Work) -> None:
+    """Take what the guardian wrote into the manifest; the file itself stays as it is."""
+    try:
+        record = json.loads((work.path / GUARD_FILE).read_bytes())
+    except FileNotFoundError:
+        return
+    except (OSError, ValueError) as error:
+        work.notes.append(f"{GUARD_FILE} can't be read: {error}")
+        return
+    if isinstance(record, dict):
+        work.update(guard=record)
 
 
 def _as_single_file(path: Path, create: Callable[[sqlite3.Connection], None]) -> None:

@@ -1,0 +1,138 @@
+"""What the daemon does for ``capad-guard``: the plan it replays, the lock it respects, its word.
+
+The plan is written before a link opens, so that there is no moment at which an output is driven
+and nobody could take it back. Where that fails, nothing is armed.
+"""
+
+import fcntl
+import json
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from structlog.typing import FilteringBoundLogger
+
+from capa.runtime.parts import Parts
+
+__all__ = ["GuardReport", "Guarding", "guard_report"]
+
+LOCK_FILE = "capad.lock"
+VERDICTS_FILE = "guard_verdicts.json"
+LOCK_PATIENCE_S = 0.5
+MAX_BYTES = 1 << 20
+
+
+class Guarding:
+    """One runtime directory, held from the first ``prepare`` until the process ends.
+
+    ``trouble`` says in words why the guardian could not act; None while it could.
+    """
+
+    def __init__(self, directory: Path, *, log: FilteringBoundLogger) -> None:
+        self._directory = directory
+        self._log = log
+        self._lock: int | None = None
+        self.trouble: str | None = None
+
+    def prepare(self, parts: Parts, *, simulated: bool) -> tuple[str, ...]:
+        """Compile and write the plan of a profile; blocks. Returns what it can't cover, in words.
+
+        What goes wrong is in ``trouble`` and in the log, not raised: the safe state is still to
+        be driven.
+        """
+        from capa.runtime.safe_plan import compile_safe_plan
+
+        self.trouble = None
+        try:
+            self._hold()
+            plan = compile_safe_plan(
+                parts.profile, parts.families, written_utc=datetime.now(UTC), simulated=simulated
+            )
+            path = plan.write(self._directory)
+        except OSError as error:
+            why = error.strerror or str(error)
+            self.trouble = f"no safe plan for capad-guard in {self._directory}: {why}"
+            self._log.error("safe_plan.not_written", message=f"{self.trouble}; nothing is armed")
+            return ()
+        lacks = tuple(str(lack) for lack in plan.not_compiled)
+        for lack in lacks:
+            self._log.warning("safe_plan.not_compiled", message=lack)
+        self._log.info("safe_plan.written", file=str(path))
+        return lacks
+
+    def _hold(self) -> None:
+        """Take the lock by which the guardian sees that a daemon is at work.
+
+        Raises:
+            OSError: another daemon has it, or the folder can't be used.
+        """
+        if self._lock is not None:
+            return
+        self._directory.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+        descriptor = os.open(self._directory / LOCK_FILE, flags, 0o640)
+        deadline_s = time.monotonic() + LOCK_PATIENCE_S
+        while not _locked(descriptor):
+            if time.monotonic() > deadline_s:
+                os.close(descriptor)
+                raise OSError(None, "another capad, or a capad-guard, works on this directory")
+            time.sleep(0.01)  # a guardian looks for a moment
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+        self._lock = descriptor
+
+
+def _locked(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+@dataclass(frozen=True, slots=True)
+class GuardReport:
+    """What the guardian left when it last ran."""
+
+    started_utc: datetime
+    exit_code: int
+    record: Mapping[str, Any]
+    text: bytes
+
+    @property
+    def proven(self) -> bool:
+        """Whether it proved every output safe."""
+        return self.exit_code == 0
+
+    def __str__(self) -> str:
+        at = f"capad-guard at {self.started_utc.astimezone():%H:%M:%S}"
+        if error := self.record.get("error"):
+            return f"{at}: nothing was made safe: {error}"
+        words = [
+            f"{verdict['channel']} = {verdict['value']:g} {verdict['verdict']}"
+            + ("" if verdict["verdict"] == "proven" else f" ({verdict['detail']})")
+            for verdict in self.record["verdicts"].values()
+        ]
+        return f"{at}: {', '.join(words) or 'there was nothing to make safe'}"
+
+
+def guard_report(directory: Path) -> GuardReport | None:
+    """Read what the guardian left; None if it left nothing that can be read."""
+    try:
+        with (directory / VERDICTS_FILE).open("rb") as file:
+            text = file.read(MAX_BYTES)
+        record = json.loads(text)
+        report = GuardReport(
+            started_utc=datetime.fromisoformat(record["started_utc"]),
+            exit_code=int(record["exit_code"]),
+            record=record,
+            text=text,
+        )
+        str(report)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return report
