@@ -58,7 +58,10 @@ bench: $(READY) ## measure latencies, tick error, CPU and memory; prints goals r
 install: ## install into $(PREFIX) with the systemd unit (as root, on the box)
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
-	install -d $(DESTDIR)/etc/capad $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/sysusers.d
+	install -d $(PREFIX)/libexec $(DESTDIR)/etc/capad $(DESTDIR)/etc/systemd/system $(DESTDIR)/etc/sysusers.d
+	install -m 644 capad/guard.py $(PREFIX)/libexec/capad_guard.py
+	install -m 755 deploy/capad-guard $(PREFIX)/libexec/capad-guard
+	$(PREFIX)/bin/python -m compileall -q -f $(PREFIX)/libexec
 	test -e $(DESTDIR)/etc/capad/capad.toml || install -m 644 deploy/capad.toml $(DESTDIR)/etc/capad/capad.toml
 	install -m 644 deploy/systemd/capad.sysusers.conf $(DESTDIR)/etc/sysusers.d/capad.conf
 	sed 's|/opt/capad|$(abspath $(PREFIX))|g' deploy/systemd/capad.service > $(DESTDIR)/etc/systemd/system/capad.service

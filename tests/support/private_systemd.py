@@ -58,6 +58,11 @@ from capad.main import main
 sys.exit(main())
 END
 chmod 755 /opt/capad/bin/capad
+# The guardian, as `make install` puts it.
+mkdir /opt/capad/libexec
+cp "$REPOSITORY/capad/guard.py" /opt/capad/libexec/capad_guard.py
+cp "$REPOSITORY/deploy/capad-guard" /opt/capad/libexec/capad-guard
+"$BASE_PREFIX/bin/$PYTHON" -m compileall -q -f /opt/capad/libexec
 # Files of our own instead of the host's.
 for folder in lib log tmp; do mount -t tmpfs -o mode=755 tmpfs "/var/$folder"; done
 chmod 1777 /var/tmp
