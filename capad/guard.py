@@ -87,23 +87,21 @@ def plan_in(data: bytes) -> "Json":
 def _parsed(text: str) -> "Any":  # noqa: ANN401 - whatever JSON holds
     """Parse JSON with the C scanner alone: ``json`` imports ``re``, as long as a bare start.
 
-    ``_json`` is CPython's own; where it is missing or has changed, ``json`` does it, later.
+    ``_json`` is CPython's own; where it is missing, has changed, or finds a mistake (which it
+    can't even raise while ``json.decoder`` is not loaded), ``json`` does it, later.
     """
     try:
         import _json
 
         scan = _json.make_scanner(_ScannerOptions())  # type: ignore[arg-type] # any such object
-    except (ImportError, AttributeError, TypeError):
-        import json
-
-        return json.loads(text)
-    try:
         value, end = scan(text, 0)
-    except StopIteration:
-        raise ValueError("not JSON") from None
-    if text[end:].strip():
-        raise ValueError("something follows the end")
-    return value
+    except (ImportError, AttributeError, TypeError, StopIteration, SystemError, ValueError):
+        end = -1
+    if end >= 0 and not text[end:].strip():
+        return value
+    import json
+
+    return json.loads(text)
 
 
 class _ScannerOptions:

@@ -21,12 +21,18 @@ from capa.devices.safe_plan import CompilesSafeWrites, ReadBack, ReplyShape, Saf
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.storage.atomic import write_atomically
 
-__all__ = ["PLAN_FILE", "PLAN_VERSION", "NotCompiled", "SafePlan", "compile_safe_plan"]
+__all__ = [
+    "PLAN_FILE",
+    "PLAN_VERSION",
+    "NotCompiled",
+    "SafePlan",
+    "compile_safe_plan",
+    "compile_write",
+]
 
 PLAN_FILE = "safe_plan.json"
 PLAN_VERSION = 1
 DEADLINE_S = 5.0
-"""What the guardian may take for all of it, retries included."""
 DRAIN_S = 0.1
 """How long the guardian waits, at the longest, for a line that speaks unasked to fall silent."""
 
@@ -85,11 +91,12 @@ def compile_safe_plan(
     *,
     written_utc: datetime,
     simulated: bool = False,
+    deadline_s: float = DEADLINE_S,
 ) -> SafePlan:
     """Compile stage one of a profile; needs no link and does no I/O.
 
     ``simulated`` says that the instruments are twins that end with the daemon: there is nothing
-    left to make safe then.
+    left to make safe then. ``deadline_s`` is what the guardian may take for all of it.
     """
     registry = ChannelRegistry.from_profile(profile, families)
     devices = {device.name: device for device in profile.devices}
@@ -104,7 +111,7 @@ def compile_safe_plan(
         link = links[device.link]
         try:
             _check_transport(link)
-            write = _write(families[device.adapter], device, channel, value, binding)
+            write = compile_write(families[device.adapter], device, channel, value, binding)
         except ValueError as error:
             missing.append(NotCompiled(channel, device.name, value, str(error)))
         except Exception as error:  # noqa: BLE001 - a driver's bug costs the others no plan
@@ -119,7 +126,7 @@ def compile_safe_plan(
             "profile": profile.name,
             "written_utc": written_utc.isoformat(timespec="milliseconds"),
             "simulated": simulated,
-            "deadline_s": DEADLINE_S,
+            "deadline_s": deadline_s,
             "links": [link for link in links.values() if link["writes"]],
             "not_compiled": [asdict(each) for each in missing],
         },
@@ -152,7 +159,7 @@ def _check_transport(link: Mapping[str, Any]) -> None:
         )
 
 
-def _write(
+def compile_write(
     family: AdapterFamily, device: DeviceSpec, channel: str, value: float, binding: Binding
 ) -> dict[str, Any]:
     """Compile one write, judged in the channel's unit.
