@@ -273,7 +273,8 @@ async def open_rig(
     async with trio.open_nursery() as nursery:
         for name, link in links.items():
             link.on_change = partial(rig._link_changed, name)  # noqa: SLF001 - its own maker
-            nursery.start_soon(link.run)
+            # A port that is slow to open must not hold up the others, nor the safe state on them.
+            nursery.start_soon(link.run)  # noqa: ASYNC113
         for unit in units.values():
             unit.last_turn_s = trio.current_time()
             nursery.start_soon(rig._poll, unit)  # noqa: SLF001 - its own maker
