@@ -96,7 +96,7 @@ def _parsed(text: str) -> "Any":  # noqa: ANN401 - whatever JSON holds
         scan = _json.make_scanner(_ScannerOptions())  # type: ignore[arg-type] # any such object
         value, end = scan(text, 0)
     except (ImportError, AttributeError, TypeError, StopIteration, SystemError, ValueError):
-        end = -1
+        value, end = None, -1
     if end >= 0 and not text[end:].strip():
         return value
     import json
@@ -424,6 +424,7 @@ class LinkGuard:
                 continue
             try:
                 self._drive(port, until_s)
+                return
             except OSError as error:
                 self._note_all(f"lost {self._link['port']}: {error.strerror or error}")
                 time.sleep(RETRY_S)
@@ -431,8 +432,13 @@ class LinkGuard:
                 port.close()
 
     def _drive(self, port: Port, until_s: float) -> None:
-        """Write what is pending, then read it back; round by round with more patience."""
-        while self._pending and time.monotonic() < until_s:
+        """Write what is pending, then read it back; round by round with more patience.
+
+        Returns when all is settled, or when there is no time left for another reply.
+        """
+        while self._pending and (
+            self._round == 0 or until_s - time.monotonic() > self._link["reply_timeout_s"]
+        ):
             accepted = [w for w in [*self._pending.values()] if self._written(port, w, until_s)]
             for write in accepted:
                 self._prove(port, write, until_s)

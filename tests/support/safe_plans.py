@@ -92,9 +92,15 @@ def profile_of(text: str) -> HardwareProfile:
 
 
 def plan_of(
-    text: str = RIG, families: Mapping[str, AdapterFamily] = FAMILIES, *, simulated: bool = False
+    text: str = RIG,
+    families: Mapping[str, AdapterFamily] = FAMILIES,
+    *,
+    simulated: bool = False,
+    deadline_s: float = 1.0,
 ) -> SafePlan:
-    return compile_safe_plan(profile_of(text), families, written_utc=WHEN, simulated=simulated)
+    return compile_safe_plan(
+        profile_of(text), families, written_utc=WHEN, simulated=simulated, deadline_s=deadline_s
+    )
 
 
 def plan_of_twin(directory: Path, *, deadline_s: float = 5.0) -> SafePlan:

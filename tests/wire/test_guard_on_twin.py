@@ -210,15 +210,15 @@ def test_a_stale_answer_on_the_line_is_not_taken_for_ours(rig: Guarded) -> None:
 
 
 @contextmanager
-def liar(value_degF: bytes) -> Iterator[str]:
-    """A controller that says yes to every write and shows what it likes; yields its port."""
+def liar(value_degF: bytes, *, accepts: bool = True) -> Iterator[str]:
+    """A controller that obeys nothing and shows what it likes; yields its port."""
     master, slave = pty.openpty()
     tty.setraw(slave)
 
     def answer() -> None:
         with suppress(OSError):
             while request := os.read(master, 64):
-                if request[1] == 16:
+                if request[1] == 16 and accepts:
                     os.write(master, with_crc(request[:6]))
                 elif request[1] == 3:
                     os.write(master, with_crc(b"\x01\x03\x04" + value_degF))
@@ -285,6 +285,13 @@ def test_a_plan_that_cannot_be_trusted_is_said_in_a_line_and_nothing_is_sent(
     assert words in done.stderr
     record = json.loads((tmp_path / "guard_verdicts.json").read_text())
     assert (record["exit_code"], record["verdicts"]) == (4, {})
+
+
+def test_a_safe_value_that_nobody_accepted_is_an_older_one_and_no_proof(tmp_path: Path) -> None:
+    only_heat = RIG.replace(', "purge.flow" = 50.0, "valve.opening" = 30.0', "")
+    with liar(bytes.fromhex("0000 4288"), accepts=False) as port:
+        plan_of(only_heat.replace("/dev/ttyUSB0", port)).write(tmp_path)
+        assert run_on(tmp_path).returncode == 4
 
 
 def test_what_could_not_be_compiled_is_unreachable(tmp_path: Path) -> None:
