@@ -424,10 +424,11 @@ class LinkGuard:
                 continue
             try:
                 self._drive(port, until_s)
-                return
             except OSError as error:
                 self._note_all(f"lost {self._link['port']}: {error.strerror or error}")
                 time.sleep(RETRY_S)
+            else:
+                return
             finally:
                 port.close()
 

@@ -62,6 +62,7 @@ def _degC(frame: bytes) -> float:
 @given(seen=near)
 @example(seen=b"\x8f\x01" + SAFE_LINE)
 @example(seen=SAFE_LINE[:-1])
+@example(seen=SAFE_LINE[:-1] + b" junk\r")
 @example(seen=SAFE_LINE.replace(b"A ", b"B "))
 def test_only_a_whole_line_of_the_unit_proves_an_alicats_write(seen: bytes) -> None:
     if proves(ALICAT, seen):

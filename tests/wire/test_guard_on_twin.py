@@ -294,6 +294,19 @@ def test_a_safe_value_that_nobody_accepted_is_an_older_one_and_no_proof(tmp_path
         assert run_on(tmp_path).returncode == 4
 
 
+def test_an_acceptance_of_what_the_dead_daemon_wrote_is_not_taken_for_ours(tmp_path: Path) -> None:
+    only_valve = RIG.replace('"heater.setpoint" = 20.0, "purge.flow" = 50.0, ', "")
+    master, slave = pty.openpty()
+    tty.setraw(slave)
+    try:
+        plan_of(only_valve.replace("/dev/ttyUSB0", os.ttyname(slave))).write(tmp_path)
+        os.write(master, with_crc(bytes.fromhex("0706 000a 012c")))  # 30 %, as it stood before
+        assert run_on(tmp_path).returncode == 4
+    finally:
+        os.close(slave)
+        os.close(master)
+
+
 def test_what_could_not_be_compiled_is_unreachable(tmp_path: Path) -> None:
     text = RIG.replace('"purge.flow" = 50.0', '"purge.flow" = 501.0')
     only = text.replace('"heater.setpoint" = 20.0, ', "").replace(', "valve.opening" = 30.0', "")
