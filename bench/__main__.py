@@ -4,7 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import latency, load, startup, ticks
+from bench import guard, latency, load, startup, ticks
 from bench.harness import running_twin
 from bench.table import Table
 
@@ -13,6 +13,7 @@ PARTS = {
     "startup": startup.measure,
     "spool": latency.first_setpoint,
     "stop": latency.stop,
+    "guard": guard.measure,
     "ticks": ticks.measure,
     "load": load.measure,
 }

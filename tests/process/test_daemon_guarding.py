@@ -1,0 +1,106 @@
+"""The real daemon and its guardian: the plan, the lock, and what happens without a plan."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from capad.guard import plan_in
+from tests.support.daemon_process import (
+    REPOSITORY,
+    Twin,
+    method_toml,
+    running_daemon,
+    running_twin,
+)
+from tests.support.polling import eventually
+
+
+@pytest.fixture
+def twin(tmp_path: Path) -> Iterator[Twin]:
+    with running_twin(tmp_path / "twin") as served:
+        yield served
+
+
+def guard(folder: Path) -> "subprocess.CompletedProcess[str]":
+    script = REPOSITORY / "capad" / "guard.py"
+    return subprocess.run(
+        [sys.executable, "-I", "-S", str(script), "--runtime-dir", str(folder / "run")],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+def test_a_killed_daemons_rig_is_made_safe_by_the_guardian_and_the_run_says_so(
+    tmp_path: Path, twin: Twin
+) -> None:
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        daemon.drop("long.method.toml", method_toml(hold_s=600))
+        daemon.wait_setpoint(twin, above=99)
+        refused = guard(tmp_path)
+        assert refused.returncode == 75
+        assert f"pid {daemon.process.pid}" in refused.stderr
+        daemon.send(signal.SIGKILL)
+        daemon.wait_end()
+    assert twin.setpoint() > 99
+    done = guard(tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert twin.setpoint() == pytest.approx(20.0, abs=0.01)
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        job = daemon.wait_job("failed")
+        assert "heater.setpoint = 20 proven" in (job / "report.txt").read_text()
+        bundle = next(iter(daemon.runs.iterdir()))
+    assert json.loads((bundle / "manifest.json").read_text())["guard"]["exit_code"] == 0
+
+
+def test_verdicts_from_before_a_run_are_not_that_runs(tmp_path: Path, twin: Twin) -> None:
+    with running_daemon(tmp_path, twin.profile):
+        pass
+    assert guard(tmp_path).returncode == 0
+    time.sleep(0.01)
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        daemon.drop("long.method.toml", method_toml(hold_s=600))
+        daemon.wait_setpoint(twin, above=99)
+        daemon.send(signal.SIGKILL)
+        daemon.wait_end()
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        assert "capad-guard" not in (daemon.wait_job("failed") / "report.txt").read_text()
+        bundle = next(iter(daemon.runs.iterdir()))
+        assert json.loads((bundle / "manifest.json").read_text())["guard"] is None
+
+
+def test_the_plan_is_written_anew_when_the_profile_is_read_again(
+    tmp_path: Path, twin: Twin
+) -> None:
+    plan = tmp_path / "run" / "safe_plan.json"
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        assert [link["name"] for link in plan_in(plan.read_bytes())["links"]] == ["furnace_bus"]
+        text = twin.profile.read_text()
+        twin.profile.write_text(
+            text.replace('"heater.setpoint" = 20.0', '"heater.setpoint" = 21.0')
+        )
+        daemon.send(signal.SIGHUP)
+
+        def value() -> bool:
+            written = plan_in(plan.read_bytes())["links"][0]["writes"][0]
+            return bool(written["value"] == 21.0)
+
+        eventually(value, "the new plan", say=daemon.log)
+
+
+def test_without_a_plan_for_the_guardian_nothing_is_armed(tmp_path: Path, twin: Twin) -> None:
+    (tmp_path / "run" / "safe_plan.json").mkdir(parents=True)  # no file can take its place
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        daemon.wait_status("no safe plan for capad-guard")
+        daemon.drop("small.method.toml", method_toml())
+        eventually(lambda: daemon.jobs("queued"), "it is queued", say=daemon.log)
+        time.sleep(1.0)
+        assert twin.setpoint() == pytest.approx(20.0, abs=0.01)
+        assert not daemon.jobs("active")
