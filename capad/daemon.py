@@ -610,9 +610,13 @@ class Daemon:
         return f"waiting for files in {self._folders.incoming}"
 
     def _say_idle(self) -> None:
+        """Say what is waited for now: files, or somebody to release the queue."""
+        spool, text = self._spool, self._waiting_text()
+        if spool is not None and spool.held:
+            text = f"the queue is held; to release it: rm '{spool.hold_file}'"
         if not self._options.once and not self._stopping:
             end = "; Ctrl-C ends the program" if self._options.interactive else ""
-            self._console.waiting(f"{self._waiting_text()}{end}")
+            self._console.waiting(f"{text}{end}")
 
     def _beats(self) -> dict[str, Heartbeat]:
         """Return the heartbeats of all that is vital now."""
