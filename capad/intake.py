@@ -64,7 +64,7 @@ class Intake:
         file = shown_name(job.name)
         text = data.decode("utf-8", "surrogateescape")
         if check_name(job.name) == "method":
-            experiment = ExperimentConfig(method=parse_method(text, file=file))
+            experiment = ExperimentConfig(method=parse_method(text, file=file, rig=self._profile))
             read = ExperimentFile(experiment, parse_toml(text, file=file), file, text)
         else:
             read = read_experiment(
@@ -73,6 +73,7 @@ class Intake:
                 folder=self._incoming,
                 procedures=self._procedures,
                 method_text=companion,
+                rig=self._profile,
             )
             companion = read.method_text
             self._refuse_a_job_of_its_own(read)

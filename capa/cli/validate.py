@@ -86,7 +86,7 @@ def _examined(file: Path, profile: "HardwareProfile | None", hardware: Path | No
         case "settings":
             return _refused(file, "is a daemon's settings", f"try: capad --check --config {file}")
         case _:
-            return _method(load_method(file), file, profile)
+            return _method(load_method(file, rig=profile), file, profile)
 
 
 def _kind(file: Path) -> str:
@@ -151,7 +151,9 @@ def _experiment(file: Path, profile: "HardwareProfile | None", hardware: Path | 
 
     procedures = load_procedures()
     text = decode_text(read_bytes(file), file=str(file))
-    read = read_experiment(text, file=str(file), folder=file.parent, procedures=procedures)
+    read = read_experiment(
+        text, file=str(file), folder=file.parent, procedures=procedures, rig=profile
+    )
     problems = []
     own = read.experiment.hardware
     if profile is None and own is not None and is_path(own):

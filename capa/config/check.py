@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
+from pydantic import ValidationError
+
 from capa.channels.spec import ChannelSpec, Limits
 from capa.config.explain import did_you_mean, shown, where_of
 from capa.config.hardware import HardwareProfile
@@ -10,7 +12,9 @@ from capa.config.locate import Path, toml_lines
 from capa.config.problems import Problem
 from capa.config.profile_safety import limit_breach
 from capa.config.reading import Source
+from capa.config.shapes import child
 from capa.experiment.method import (
+    STEP_MODELS,
     CustomStep,
     EndCondition,
     HoldStep,
@@ -22,7 +26,7 @@ from capa.experiment.method import (
     WaitStep,
 )
 
-__all__ = ["check_method"]
+__all__ = ["check_method", "check_readable_steps"]
 
 _RATE_WINDOW_S = 10.0
 """The gate judges a rate over this long, so a jump counts as a ramp of this length."""
@@ -57,6 +61,35 @@ def check_method(
         if isinstance(step, CustomStep):
             found.extend(check.handler(index, step, handlers))
     return found
+
+
+def check_readable_steps(source: Source, profile: HardwareProfile) -> list[Problem]:
+    """Return what a rig has against the good steps of a method that is no method for others.
+
+    ``source`` holds the method's tables. What a step that can't be read leaves its output at is
+    not known, so the rate of what follows it is not judged; the target that it names is looked up.
+    """
+    check = _Check(source, {c.name: c for c in profile.channels}, _starts(profile))
+    check.alarms = frozenset(alarm.id for c in profile.channels for alarm in c.alarms)
+    steps = source.data.get("steps")
+    found: list[Problem] = []
+    for index, table in enumerate(steps if isinstance(steps, list) else []):
+        step = _readable(table)
+        if step is None:
+            found.extend(check.unreadable(index, table))
+        else:
+            found.extend(check.step(index, step))
+            found.extend(check.overrides(index, step))
+    return found
+
+
+def _readable(table: object) -> Step | None:
+    kind = child(table, "kind")
+    model = STEP_MODELS.get(kind) if isinstance(kind, str) else None
+    try:
+        return model.model_validate(table) if model is not None else None  # type: ignore[return-value]  # every model of the table is one of Step's
+    except ValidationError:
+        return None
 
 
 def _starts(profile: HardwareProfile) -> dict[str, float]:
@@ -94,6 +127,16 @@ class _Check:
                 pass
         if isinstance(step, HoldStep | WaitStep) and step.end_condition is not None:
             yield from self._condition((*path, "end_condition"), step.end_condition)
+
+    def unreadable(self, index: int, table: object) -> Iterator[Problem]:
+        """Check the names that a step gives whose other fields are wrong."""
+        self.known.clear()
+        target = child(child(table, "target"), "name")
+        if isinstance(target, str) and target:
+            yield from self._target(("steps", index, "target", "name"), target)
+        watched = child(child(table, "end_condition"), "channel")
+        if isinstance(watched, str) and watched and watched not in self.channels:
+            yield self._unknown(("steps", index, "end_condition", "channel"), watched)
 
     def handler(
         self, index: int, step: CustomStep, handlers: frozenset[str] | None

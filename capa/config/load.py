@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from capa.config.check import check_readable_steps
 from capa.config.experiment import ExperimentConfig
 from capa.config.explain import explain, nearest, where_of
 from capa.config.hardware import HardwareProfile
@@ -37,17 +38,20 @@ _METHOD_END = ".method.toml"
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
-def load_method(path: FilePath) -> Method:
-    """Load a ``*.method.toml``.
+def load_method(path: FilePath, *, rig: HardwareProfile | None = None) -> Method:
+    """Load a ``*.method.toml``; see :func:`parse_method`.
 
     Raises:
         ProblemsError: everything that is wrong with it.
     """
-    return parse_method(decode_text(read_bytes(path), file=str(path)), file=str(path))
+    return parse_method(decode_text(read_bytes(path), file=str(path)), file=str(path), rig=rig)
 
 
-def parse_method(text: str, *, file: str) -> Method:
+def parse_method(text: str, *, file: str, rig: HardwareProfile | None = None) -> Method:
     """Make a method of TOML text; ``file`` is the name to use in messages.
+
+    A method that can be made is not held against ``rig``: that is for ``check_method``. Of one
+    that can't, the steps that can be read are, so that no second round of mistakes follows.
 
     Raises:
         ProblemsError: everything that is wrong with it.
@@ -55,6 +59,8 @@ def parse_method(text: str, *, file: str) -> Method:
     source = parse_toml(_checked(text, file), file=file)
     method, problems = _read(source, Method, "method")
     problems += _missing_pairs(source, (), problems)
+    if rig is not None and method is None:
+        problems += check_readable_steps(source, rig)
     return _settled(method, problems)
 
 
@@ -132,10 +138,12 @@ def read_experiment(
     folder: FilePath,
     procedures: Mapping[str, type[Procedure]] | None = None,
     method_text: str | None = None,
+    rig: HardwareProfile | None = None,
 ) -> ExperimentFile:
     """Make an experiment of text, and check its procedure against those that there are.
 
-    A relative method is looked for from ``folder``, unless ``method_text`` has it already.
+    A relative method is looked for from ``folder``, unless ``method_text`` has it already; its
+    file is read as :func:`parse_method` does.
 
     Raises:
         ProblemsError: everything that is wrong with it, or with its method.
@@ -149,7 +157,7 @@ def read_experiment(
         method_file = str(folder / method)
         source.data.pop("method")
         method_text = _named_text(folder / method, source, problems, known=method_text)
-        source.data["method"] = _named_method(method_text, method_file, problems)
+        source.data["method"] = _named_method(method_text, method_file, problems, rig)
     experiment, more = _read(source, ExperimentConfig, "experiment")
     more += _missing_pairs(source, ("method",), more)
     if procedures is not None:
@@ -190,11 +198,13 @@ def _is_called_method(path: FilePath) -> bool:
     return path.name.endswith(_METHOD_END) and real.name.endswith(_METHOD_END)
 
 
-def _named_method(text: str | None, file: str, problems: list[Problem]) -> Method | None:
+def _named_method(
+    text: str | None, file: str, problems: list[Problem], rig: HardwareProfile | None
+) -> Method | None:
     if text is None:
         return None
     try:
-        return parse_method(text, file=file)
+        return parse_method(text, file=file, rig=rig)
     except ProblemsError as error:
         problems.extend(error.problems)
         return None

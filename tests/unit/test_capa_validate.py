@@ -41,6 +41,27 @@ def test_a_value_past_a_limit_exits_2_and_names_the_line(tmp_path: Path) -> None
     assert output.splitlines()[-1] == f"refused: {file}: 2 problems"
 
 
+def test_a_mistake_in_one_step_does_not_hide_a_wrong_target_or_value_in_another(
+    tmp_path: Path,
+) -> None:
+    file = tmp_path / "m.method.toml"
+    file.write_text(
+        'name = "m"\n'
+        '[[steps]]\nkind = "ramp"\nend_value = 30.0\nrate_per_seconds = 0.5\n'
+        'target = { name = "heater.setpiont" }\n'
+        '[[steps]]\nkind = "setpoint"\nvalue = 5.0\ntarget = { name = "heater.setpt" }\n'
+        '[[steps]]\nkind = "setpoint"\nvalue = 5e4\ntarget = { name = "heater.setpoint" }\n'
+    )
+    code, output = capa("validate", file, "--hardware", RIG)
+    assert code == 2
+    lines = [line.removeprefix(f"error: {file}:") for line in output.splitlines()[1:]]
+    assert lines[0].startswith("5: step 1 (ramp), field rate_per_seconds: unknown field")
+    assert lines[1].startswith('6: step 1 (ramp), field target.name: no channel is called "heater.')
+    assert lines[2].startswith("10: step 2 (setpoint), field target.name: no channel is called")
+    assert lines[3].startswith("13: step 3 (setpoint), field value: 50000 degC is above")
+    assert lines[4:] == [f"refused: {file}: 4 problems"]
+
+
 def test_one_bad_file_does_not_hide_the_others(tmp_path: Path) -> None:
     code, output = capa("validate", tmp_path / "none.method.toml", DEMO)
     assert code == 2
