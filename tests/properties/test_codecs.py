@@ -89,17 +89,17 @@ def test_any_bytes_are_modbus_requests_or_nothing(data: bytes) -> None:
         assert isinstance(request, ReadRegisters | WriteRegister | WriteRegisters | BadRequest)
 
 
-DECODERS: list[Callable[[bytes], object]] = [
-    READER.decode,
-    partial(decode_setpoint_report, "A"),
-    decode_command,
-    decode_line,
-    lambda data: LineReply(b"\r", READER.decode).feed(data),
-    lambda data: LineReply(b"\r\n", decode_line).feed(data),
-]
+DECODERS: dict[str, Callable[[bytes], object]] = {
+    "alicat frame": READER.decode,
+    "alicat setpoint": partial(decode_setpoint_report, "A"),
+    "alicat command": decode_command,
+    "balance line": decode_line,
+    "alicat stream": lambda data: LineReply(b"\r", READER.decode).feed(data),
+    "balance stream": lambda data: LineReply(b"\r\n", decode_line).feed(data),
+}
 
 
-@pytest.mark.parametrize("decode", DECODERS, ids=str)
+@pytest.mark.parametrize("decode", DECODERS.values(), ids=DECODERS.keys())
 @given(
     data=st.one_of(st.binary(max_size=300), st.from_regex(r"A [+\-0-9. A-Z]*\r?").map(str.encode))
 )
