@@ -8,168 +8,40 @@ The run's authorization ends *before* the safe state is driven, not after it: no
 procedure left behind in a link's queue may follow the safe value.
 """
 
-import traceback
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from capa.channels.sample import Sample
-from capa.clock import RunClock, utc_now
+from capa.clock import utc_now
 from capa.config.problems import Problem
-from capa.errors import BundleError
-from capa.experiment.authorization import Authorization
-from capa.experiment.executor import MethodExecutor
 from capa.experiment.hold import Hold
-from capa.experiment.method import AlarmOverride
-from capa.experiment.procedures.base import (
-    AdapterView,
-    Procedure,
-    ProcedureContext,
-    ProcedureError,
-    ResolvedRecordingPlan,
-    declared_handlers,
-)
+from capa.experiment.procedures.base import Procedure, ProcedureContext, ProcedureError
 from capa.experiment.procedures.live import OperatorCommand
-from capa.runtime.arming import (
-    PREFLIGHT_BUDGET_S,
-    NoBundleYet,
-    is_blocking,
-    make_procedure,
-    plan_recording,
-    procedure_problems,
-    rig_problems,
-)
+from capa.runtime.active import ActiveRun, Severity
+from capa.runtime.arming import PREFLIGHT_BUDGET_S
 from capa.runtime.databus import Tap
+from capa.runtime.ending import FINALIZE_BUDGET_S, Ending, Finalize
 from capa.runtime.gate import Gate
 from capa.runtime.inner import InnerRunner
-from capa.runtime.lag import watch_lag
+from capa.runtime.preparing import Preparing
 from capa.runtime.progress import RunProgress, progress_of
-from capa.runtime.report import Outcome, RunReport, RunRequest
+from capa.runtime.report import RunReport, RunRequest
 from capa.runtime.rig import Rig
-from capa.runtime.run_log import RunLog
-from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.run_files import tap_of
+from capa.runtime.safe_state import ChannelVerdict
 from capa.runtime.safety_book import RuleBook
-from capa.runtime.stop import StopSignal
-from capa.storage.bundle import BundleWriter, new_run_id
+from capa.runtime.walking import Walk, record
+from capa.storage.bundle import BundleWriter
 from capa.storage.finalize import finalize_in_child
 
 __all__ = ["Conductor", "RunReport", "RunRequest"]
 
 CLOSE_BUDGET_S = 15.0
-FINALIZE_BUDGET_S = 120.0
-MOST_ORDERS = 16
-"""Operator commands that may wait for a procedure; one that listens has none waiting."""
-RECORDER_PATIENCE_S = 10.0
-"""How long the recorder may fail before the run is given up: data would be lost unseen."""
-
-Severity = Literal["info", "warning", "error"]
-_SEVERITY: Mapping[Verdict, Severity] = {
-    Verdict.PROVEN: "info",
-    Verdict.COMMANDED: "warning",
-    Verdict.UNREACHABLE: "error",
-}
-
-
-class Finalized(Protocol):
-    """What sealing came to."""
-
-    @property
-    def bundle_status(self) -> str:
-        """The manifest's ``bundle_status`` afterwards."""
-        ...
-
-
-Finalize = Callable[[Path], Awaitable[Finalized]]
-
-
-@dataclass(slots=True)
-class _Active:
-    """The run in progress, and the facts from which its outcome follows."""
-
-    request: RunRequest
-    clock: RunClock
-    authorization: Authorization
-    executor: MethodExecutor
-    log: RunLog
-    started_utc: datetime
-    outer: "_Active | None" = None
-    label: str = ""
-    plan: ResolvedRecordingPlan = field(default_factory=ResolvedRecordingPlan)
-    report: RunReport | None = None
-    stop: StopSignal = field(default_factory=StopSignal)
-    second_stop: StopSignal = field(default_factory=StopSignal)
-    problems: list[Problem] = field(default_factory=list)
-    procedure: Procedure | None = None
-    ctx: ProcedureContext | None = None
-    bundle: BundleWriter | None = None
-    returned: bool = False
-    failure: str = ""
-    verdicts: dict[str, ChannelVerdict] = field(default_factory=dict)
-    orders: trio.MemorySendChannel[OperatorCommand] | None = None
-    safety: str = ""
-    raised: list[str] = field(default_factory=list)
-
-    def outcome(self) -> tuple[Outcome, str]:
-        """Say how the run ended, and why.
-
-        What the safety monitor ended was aborted, whatever the procedure made of it.
-        """
-        if self.safety:
-            return "aborted", "; ".join(part for part in (self.safety, self.failure) if part)
-        if self.failure:
-            return "crashed", self.failure
-        if self.stop.is_set():
-            note = "" if self.ctx is None else self.ctx.metadata.get("exit_note", "")
-            return "aborted", f"{self.stop.reason}; {note}" if note else self.stop.reason
-        if self.returned:
-            return "completed", "the procedure ran to its end"
-        return "aborted", "the run was cancelled from above"
-
-    @property
-    def outermost(self) -> "_Active":
-        """The run that the daemon knows of."""
-        return self if self.outer is None else self.outer.outermost
-
-    def ask_to_stop(self, reason: str) -> None:
-        """Set the stop, or the second one; on record."""
-        first = not self.stop.is_set()
-        self.event(
-            "run.stop_requested" if first else "run.cooldown_ended",
-            reason,
-            severity="warning",
-            metadata={"reason": reason},
-        )
-        (self.stop if first else self.second_stop).set(reason)
-
-    def event(
-        self,
-        kind: str,
-        message: str,
-        *,
-        severity: Severity = "info",
-        metadata: Mapping[str, Any] | None = None,
-        source: str = "conductor",
-    ) -> None:
-        """Write an event of the conductor's own, or of what speaks through it."""
-        if self.bundle is None:
-            return
-        t_mono_ns = self.clock.t_mono_ns()
-        self.bundle.write_event(
-            kind=kind,
-            message=message,
-            severity=severity,
-            source=source,
-            t_mono_ns=t_mono_ns,
-            t_utc=self.clock.utc_at(t_mono_ns),
-            metadata=metadata,
-        )
 
 
 class Conductor:
@@ -205,11 +77,8 @@ class Conductor:
         threaded: bool = True,
     ) -> None:
         self._rig = rig
-        self._procedures = procedures
-        self._runs_root = runs_root
         self._grace_s = grace_s
         self._safing_budget_s = safing_budget_s
-        self._log = log
         self._on_progress = on_progress
         self.gate = Gate(rig, log=log) if gate is None else gate
         self.rules = rules
@@ -218,9 +87,29 @@ class Conductor:
         """Hears how each run's safe state ended; the safety monitor's."""
         self.forbidding: Callable[[], Mapping[str, str]] | None = None
         """Says what forbids arming just now, by rule; the safety monitor's."""
-        self._finalize = finalize
-        self._threaded = threaded
-        self._active: _Active | None = None
+        self._preparing = Preparing(
+            rig,
+            self.gate,
+            rules,
+            procedures=procedures,
+            runs_root=runs_root,
+            hold=self._hold,
+            threaded=threaded,
+            forbidding=lambda: {} if self.forbidding is None else self.forbidding(),
+            inner_runs=self._inner_runs,
+            on_step=self._stepped,
+            log=log,
+        )
+        self._ending = Ending(
+            rig,
+            self.gate,
+            safing_budget_s=safing_budget_s,
+            finalize=finalize,
+            hear=self._heard,
+            keep=self._keep,
+            log=log,
+        )
+        self._active: ActiveRun | None = None
         self.last_report: RunReport | None = None
 
     @property
@@ -258,9 +147,8 @@ class Conductor:
         active = self._active
         if active is not None and not active.stop.is_set():
             self.gate.recall("the run was asked to stop")
-        while active is not None:
-            active.ask_to_stop(reason)
-            active = active.outer
+        for one in self._all():
+            one.ask_to_stop(reason)
 
     def tell(self, command: OperatorCommand) -> bool:
         """Hand an operator's command to the procedure that runs, the inner one if there is one.
@@ -275,6 +163,11 @@ class Conductor:
         except (trio.WouldBlock, trio.BrokenResourceError):
             return False
         return True
+
+    def _all(self) -> Iterator[ActiveRun]:
+        """Yield the run in progress, and those that it is inside of; none between runs."""
+        if self._active is not None:
+            yield from self._active.outward()
 
     # --- for the safety monitor -----------------------------------------------------------------
 
@@ -293,27 +186,23 @@ class Conductor:
 
         Returns False when nothing runs. A stop that is under way is not hurried by another.
         """
-        active = found = self._active
-        while active is not None:
+        for active in self._all():
             if not (active.safety or active.returned or active.failure):
                 active.safety = f"{active.stop.reason}; {reason}".removeprefix("; ")
             if not active.stop.is_set():
                 active.ask_to_stop(reason)
             if at_once:
                 active.second_stop.set(reason)
-            active = active.outer
-        return found is not None
+        return self._active is not None
 
     def safety_event(
         self, kind: str, message: str, *, severity: Severity, metadata: Mapping[str, Any]
     ) -> None:
         """Put an event of the safety monitor into the bundles of the run and those around it."""
-        active = self._active
-        while active is not None:
+        for active in self._all():
             if kind == "safety.raised":
                 active.raised.append(message)
             active.event(kind, message, severity=severity, metadata=metadata, source="safety")
-            active = active.outer
 
     def hold_method(self, reason: str) -> None:
         """Hold the method that runs, and those to come; an empty reason lets them go on."""
@@ -326,50 +215,19 @@ class Conductor:
             kind = "method.held" if reason else "method.released"
             self._active.event(kind, reason or "the method goes on", severity="warning")
 
-    @contextmanager
-    def _overriding(
-        self, active: _Active, overrides: Sequence[AlarmOverride], step: str
-    ) -> Iterator[None]:
-        """Put a step's overrides in force, on record; restored however the step ends."""
-        rules = self.rules
-        if rules is None:
-            yield
-            return
-        ids = sorted({override.alarm_id for override in overrides})
-        try:
-            with rules.overridden(overrides):
-                self._tell_override(active, rules, "applied", ids, step)
-                yield
-        finally:
-            self._tell_override(active, rules, "restored", ids, step)
-
-    def _tell_override(
-        self, active: _Active, rules: RuleBook, what: str, ids: Sequence[str], step: str
-    ) -> None:
-        settings = {alarm_id: rules.in_force(alarm_id) for alarm_id in ids}
-        said = ", ".join(f"alarm {alarm_id} {setting}" for alarm_id, setting in settings.items())
-        active.log.warning("safety.override", message=f"{step}: {what}: {said}")
-        active.event(
-            f"safety.override.{what}",
-            f"{step}: {said}",
-            severity="warning",
-            metadata={"step": step, "alarms": settings},
-            source="safety",
-        )
-
     async def run(self, request: RunRequest) -> RunReport:
         """Conduct one run; its end, good or bad, is the report, not an exception."""
         if self._active is not None:
             raise RuntimeError("a run is in progress; one rig conducts one run at a time")
         self.last_report = None
-        active = self._active = self._begin(request)
+        active = self._active = self._preparing.begin(request)
         try:
             return await self._conducted(active)
         finally:
             self._active = None
 
-    async def _conducted(self, active: _Active) -> RunReport:
-        if not await self._arm(active):
+    async def _conducted(self, active: ActiveRun) -> RunReport:
+        if not await self._preparing.arm(active):
             return self._refused(active)
         await self._conduct(active)
         if active.report is None:
@@ -378,7 +236,7 @@ class Conductor:
 
     # --- runs inside a run ----------------------------------------------------------------------
 
-    async def _run_inner(self, outer: _Active, request: RunRequest, label: str) -> RunReport:
+    async def _run_inner(self, outer: ActiveRun, request: RunRequest, label: str) -> RunReport:
         """Conduct a run inside another, whose authorization is out of force meanwhile.
 
         It comes into force again only when the inner run's safe state has been driven.
@@ -386,7 +244,7 @@ class Conductor:
         if self._active is not outer or outer.bundle is None:
             raise ProcedureError(f"{label}: inner runs are started by run(), one at a time")
         suspended = self.gate.suspend()
-        inner = self._active = self._begin(request, outer=outer, label=label)
+        inner = self._active = self._preparing.begin(request, outer=outer, label=label)
         try:
             if outer.stop.is_set():
                 message = f"a stop was asked for before {label} began ({outer.stop.reason})"
@@ -397,163 +255,25 @@ class Conductor:
             self._active = outer
             self.gate.resume(suspended)
 
-    async def _check_inner(self, outer: _Active, request: RunRequest) -> list[Problem]:
+    async def _check_inner(self, outer: ActiveRun, request: RunRequest) -> list[Problem]:
         """Check a run that is to come; half of preflight's time, as this happens within it."""
-        inner = self._begin(request, outer=outer)
+        inner = self._preparing.begin(request, outer=outer)
         try:
-            await self._checked(inner, budget_s=PREFLIGHT_BUDGET_S / 2)
+            await self._preparing.checked(inner, budget_s=PREFLIGHT_BUDGET_S / 2)
         finally:
             inner.authorization.disarm()
         return inner.problems
 
-    # --- arming ---------------------------------------------------------------------------------
-
-    def _begin(
-        self, request: RunRequest, *, outer: _Active | None = None, label: str = ""
-    ) -> _Active:
-        authorization = Authorization.mint(request.operator_id)
-        log = RunLog(self._log, source=request.source_name)
-        executor = MethodExecutor()
-        active = _Active(
-            request,
-            RunClock.start(),
-            authorization,
-            executor,
-            log,
-            started_utc=utc_now(),
-            outer=outer,
-            label=label,
-        )
-        executor.cooldown_stop = active.second_stop
-        executor.on_step = self._stepped
-        executor.hold = self._hold
-        executor.overriding = partial(self._overriding, active)
-        return active
-
-    async def _arm(self, active: _Active) -> bool:
-        """Check everything, then open the bundle; False when the run is refused."""
-        forbidding = {} if self.forbidding is None else self.forbidding()
-        active.problems += rig_problems(self._rig, trip=self.gate.trip, raised=forbidding)
-        procedure = await self._checked(active, budget_s=PREFLIGHT_BUDGET_S)
-        if procedure is None or any(map(is_blocking, active.problems)):
-            return False
-        active.procedure = procedure
-        return await self._open_bundle(active, procedure)
-
-    async def _checked(self, active: _Active, *, budget_s: float) -> Procedure | None:
-        """Make the procedure and its context, and collect the problems; None without either."""
-        procedure = self._make_procedure(active)
-        if procedure is None:
-            return None
-        plan = plan_recording(procedure, self._rig.registry)
-        if isinstance(plan, list):
-            active.problems += plan
-        else:
-            active.plan = plan
-        ctx = active.ctx = active.executor.ctx = self._context(active)
-        active.problems += self._method_problems(active, procedure)
-        active.problems += await procedure_problems(self._rig, procedure, ctx, budget_s=budget_s)
-        return procedure
-
-    def _make_procedure(self, active: _Active) -> Procedure | None:
-        wanted = active.request.experiment.procedure
-        cls = self._procedures.get(wanted.id)
-        if cls is None:
-            known = ", ".join(sorted(self._procedures))
-            message = f"no procedure {wanted.id!r} is installed"
-            active.problems.append(
-                Problem(code="procedure.unknown", message=message, hint=f"there are: {known}")
-            )
-            return None
-        made = make_procedure(cls, wanted.config, wanted.version)
-        if isinstance(made, list):
-            active.problems += made
-            return None
-        return made
-
-    def _context(self, active: _Active) -> ProcedureContext:
-        active.orders, receive = trio.open_memory_channel[OperatorCommand](MOST_ORDERS)
-        return ProcedureContext(
-            clock=active.clock,
-            config=active.request.experiment,
-            bundle_writer=NoBundleYet(),
-            databus=self._rig.bus,
-            logger=active.log,
-            external_stop=active.stop,
-            instruments=self._rig.registry,
-            adapters=_views(self._rig),
-            authorization=active.authorization,
-            dispatcher=self.gate,
-            method_executor=active.executor,
-            operator_commands=receive,
-            runs=None if active.outer is not None else self._inner_runs(active),
-        )
-
-    def _inner_runs(self, active: _Active) -> InnerRunner:
+    def _inner_runs(self, active: ActiveRun) -> InnerRunner:
         return InnerRunner(
             outer=active.request,
             checker=partial(self._check_inner, active),
             conduct=partial(self._run_inner, active),
         )
 
-    def _method_problems(self, active: _Active, procedure: Procedure) -> list[Problem]:
-        method = active.request.experiment.method
-        if method is None:
-            return []
-        # Here, and not above: arming pays for it, starting the daemon does not.
-        from capa.config.check import check_method
-
-        return check_method(
-            method,
-            self._rig.profile,
-            handlers=declared_handlers(type(procedure)),
-            file=active.request.source_name,
-            text=active.request.method_text,
-        )
-
-    async def _open_bundle(self, active: _Active, procedure: Procedure) -> bool:
-        create = partial(
-            BundleWriter.create,
-            self._runs_root,
-            new_run_id(active.clock.anchor_utc),
-            active.clock,
-            files=_files(active.request),
-            manifest=_manifest(active, procedure, self._rig),
-            channels={n: self._rig.registry.resolve(n).spec.unit for n in self._rig.registry.names},
-            threaded=self._threaded,
-        )
-        try:
-            active.bundle = await trio.to_thread.run_sync(create) if self._threaded else create()
-        except BundleError as error:
-            active.problems.append(
-                Problem(code="bundle.open_failed", message=str(error), hint="free the disk")
-            )
-            return False
-        return True
-
-    def _refused(self, active: _Active) -> RunReport:
-        active.authorization.disarm()
-        blocking = [str(problem) for problem in active.problems if problem.blocking]
-        report = RunReport(
-            run_id=None,
-            run_status="refused",
-            bundle_status="none",
-            exit_reason="; ".join(blocking),
-            started_utc=active.started_utc,
-            ended_utc=utc_now(),
-            problems=tuple(active.problems),
-        )
-        self._keep(active, report)
-        return report
-
-    def _keep(self, active: _Active, report: RunReport) -> None:
-        active.report = report
-        if active.outer is None:
-            self.last_report = report
-
     # --- the run ---------------------------------------------------------------------------------
 
-    async def _conduct(self, active: _Active) -> None:
+    async def _conduct(self, active: ActiveRun) -> None:
         """Walk, then wind up; no checkpoint lies between the open bundle and the ``try``."""
         bundle, ctx, procedure = active.bundle, active.ctx, active.procedure
         if bundle is None or ctx is None or procedure is None:
@@ -561,21 +281,21 @@ class Conductor:
         recording = trio.CancelScope(shield=True)
         budget_s = self._safing_budget_s + CLOSE_BUDGET_S + FINALIZE_BUDGET_S
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_record, bundle, recording, active)
-            tap = _tap(bundle, active.plan)
+            nursery.start_soon(record, bundle, recording, active)
+            tap = tap_of(bundle, active.plan)
             try:
                 self._start(active, bundle, ctx, procedure, tap)
-                await self._walk(active, procedure, ctx)
+                await self._walk_of(active).run(procedure, ctx)
             finally:
                 with trio.move_on_after(budget_s, shield=True):
-                    await self._make_safe(active)
+                    await self._ending.make_safe(active)
                     self._rig.bus.remove_tap(tap)
-                    await self._wind_up(active, bundle, ctx)
+                    await self._ending.wind_up(active, bundle, ctx)
                 recording.cancel()
 
     def _start(
         self,
-        active: _Active,
+        active: ActiveRun,
         bundle: BundleWriter,
         ctx: ProcedureContext,
         procedure: Procedure,
@@ -595,215 +315,33 @@ class Conductor:
         for problem in active.problems:
             active.event("run.problem", str(problem), severity="warning", metadata=asdict(problem))
 
-    async def _walk(self, active: _Active, procedure: Procedure, ctx: ProcedureContext) -> None:
-        """Run the procedure in a scope of its own; its end is recorded, never raised.
-
-        Cancellation from above, and ``KeyboardInterrupt``, pass through.
-        """
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._enforce_grace, active, nursery.cancel_scope)
-            nursery.start_soon(_watch_recorder, active, nursery.cancel_scope)
-            nursery.start_soon(watch_lag, partial(self._lagged, active, procedure))
-            try:
-                await procedure.run(ctx)
-                active.returned = True
-            except Exception as error:  # noqa: BLE001 - a crashed procedure must not end the daemon
-                _crashed(active, error)
-            nursery.cancel_scope.cancel()
-
-    def _lagged(self, active: _Active, procedure: Procedure, lag_s: float) -> None:
-        """Put it on record that the loop was blocked, and name who was at work."""
-        if self._active is not active:
-            return  # the run inside this one says so
-        message = (
-            f"the loop was blocked for {lag_s:.1f} s while {procedure.id} ran: ramps were late and "
-            "a stop went unheard; have it sleep with anyio.sleep and compute in "
-            "anyio.to_thread.run_sync"
-        )
-        active.log.warning("run.loop_blocked", message=message, lag_s=lag_s)
-        active.event(
-            "run.loop_blocked",
-            message,
-            severity="warning",
-            metadata={"procedure": procedure.id, "lag_s": lag_s},
-        )
-
-    async def _enforce_grace(self, active: _Active, scope: trio.CancelScope) -> None:
-        """Cancel a procedure that has not returned ``grace_s`` after the stop.
-
-        While the executor cools the rig down by a ``safe_shutdown``, or a run inside this one is
-        wound up, the grace has not begun.
-        """
-        await active.stop.wait()
-        deadline_s = trio.current_time() + self._grace_s
-        while (now_s := trio.current_time()) < deadline_s:
-            if self._active is not active:
-                deadline_s = now_s + self._grace_s
-            until_s = active.executor.cooldown_until_s
-            if until_s is not None and not active.second_stop.is_set():
-                deadline_s = max(deadline_s, until_s + self._grace_s)
-            await trio.sleep(min(deadline_s - now_s, self._grace_s / 4))
-        active.failure = (
-            f"the procedure had not returned {self._grace_s:g} s after the stop "
-            f"({active.stop.reason}), and was cancelled"
-        )
-        scope.cancel()
-
-    # --- afterwards ------------------------------------------------------------------------------
-
-    async def _make_safe(self, active: _Active) -> None:
-        self.gate.end_run()
-        active.event("authorization.disarmed", f"authorization {active.authorization.id} ended")
-        active.verdicts = await drive_safe_state(
-            self._rig, budget_s=self._safing_budget_s, on_write=self.gate.note
-        )
-        for verdict in active.verdicts.values():
-            active.event(
-                "safe_state.verdict",
-                f"{verdict.channel} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}",
-                severity=_SEVERITY[verdict.verdict],
-                metadata=_plain(verdict),
-            )
-        if self.on_verdicts is not None:
-            self.on_verdicts(active.verdicts)
-
-    async def _wind_up(self, active: _Active, bundle: BundleWriter, ctx: ProcedureContext) -> None:
-        """Record the outcome, close the bundle, have it sealed, and make the report."""
-        status, reason = active.outcome()
-        active.event(
-            "run.ended",
-            f"{status}: {reason}",
-            severity="info" if status == "completed" else "warning",
-            metadata={"run_status": status, "exit_reason": reason},
-        )
-        active.log.info("run.ended", run_status=status, reason=reason)
-        extra = {
-            "verdicts": {name: _plain(verdict) for name, verdict in active.verdicts.items()},
-            "steps": [asdict(step) for step in active.executor.records],
-            "custom": {**active.request.experiment.custom, **ctx.metadata.get("custom", {})},
-        }
-        active.log.write = None
-        await bundle.close(run_status=_recorded(status), exit_reason=reason, extra=extra)
-        self._keep(active, self._report(active, status, reason, "finalizing"))
-        sealed = await self._seal(bundle.path)
-        self._keep(active, self._report(active, status, reason, sealed))
-
-    async def _seal(self, path: Path) -> str:
-        """Seal the bundle; a finalizer that fails leaves it to be finalized again later."""
-        with trio.move_on_after(FINALIZE_BUDGET_S):
-            try:
-                return (await self._finalize(path)).bundle_status
-            except (OSError, BundleError) as error:
-                self._log.warning("bundle.not_sealed", bundle=str(path), message=str(error))
-        return "finalizing"
-
-    def _report(self, active: _Active, status: Outcome, reason: str, sealed: str) -> RunReport:
-        bundle = active.bundle
-        return RunReport(
-            run_id=None if bundle is None else bundle.run_id,
-            run_status=status,
-            bundle_status=sealed,
-            exit_reason=reason,
+    def _refused(self, active: ActiveRun) -> RunReport:
+        active.authorization.disarm()
+        blocking = [str(problem) for problem in active.problems if problem.blocking]
+        report = RunReport(
+            run_id=None,
+            run_status="refused",
+            bundle_status="none",
+            exit_reason="; ".join(blocking),
             started_utc=active.started_utc,
             ended_utc=utc_now(),
-            verdicts=active.verdicts,
-            bundle=None if bundle is None else bundle.path,
             problems=tuple(active.problems),
-            steps=tuple(active.executor.records),
-            raised=tuple(active.raised),
-            trip=self.gate.trip,
         )
+        self._keep(active, report)
+        return report
+
+    def _keep(self, active: ActiveRun, report: RunReport) -> None:
+        active.report = report
+        if active.outer is None:
+            self.last_report = report
 
     def _stepped(self) -> None:
         if self._on_progress is not None and (progress := self.progress) is not None:
             self._on_progress(progress)
 
+    def _walk_of(self, active: ActiveRun) -> Walk:
+        return Walk(active, self._grace_s, in_charge=lambda: self._active is active)
 
-async def _record(bundle: BundleWriter, recording: trio.CancelScope, active: _Active) -> None:
-    """Keep the recorder going until the run is wound up, whatever is cancelled above."""
-    with recording:
-        try:
-            await bundle.run()
-        except BundleError as error:
-            active.failure = active.failure or f"the recorder failed: {error}"
-
-
-async def _watch_recorder(active: _Active, scope: trio.CancelScope) -> None:
-    """Give the run up when the recorder has failed for too long to be trusted again."""
-    if active.bundle is None:
-        return
-    while True:
-        await active.bundle.wait_failed()
-        await trio.sleep(RECORDER_PATIENCE_S)
-        if (failed := active.bundle.health.failed) is not None:
-            active.failure = f"nothing could be recorded for {RECORDER_PATIENCE_S:g} s: {failed}"
-            scope.cancel()
-
-
-def _crashed(active: _Active, error: Exception) -> None:
-    active.failure = f"{type(error).__name__}: {error}"
-    trace = "".join(traceback.format_exception(error))
-    active.log.error("run.crashed", message=active.failure, traceback=trace)
-    active.event(
-        "run.crashed",
-        active.failure,
-        severity="error",
-        metadata={"error_type": type(error).__name__, "error": str(error)},
-    )
-
-
-def _tap(bundle: BundleWriter, plan: ResolvedRecordingPlan) -> Tap:
-    """Return what hands samples to the recorder: all of them, or those the procedure planned."""
-    if plan.channel_mode == "all":
-        return bundle.write_samples
-    wanted = frozenset(plan.recorded_channels)
-
-    def only_planned(samples: Sequence[Sample]) -> None:
-        bundle.write_samples([sample for sample in samples if sample.channel in wanted])
-
-    return only_planned
-
-
-def _views(rig: Rig) -> dict[str, AdapterView]:
-    return {
-        name: AdapterView(
-            device.name, device.family, device.resource_id, device.capabilities, device.fields
-        )
-        for name, device in rig.devices.items()
-    }
-
-
-def _files(request: RunRequest) -> dict[str, str]:
-    files = {"config.toml": request.config_text, "hardware.toml": request.hardware_text}
-    if request.method_text is not None:
-        files["method.toml"] = request.method_text
-    return files
-
-
-def _manifest(active: _Active, procedure: Procedure, rig: Rig) -> dict[str, Any]:
-    experiment = active.request.experiment
-    return {
-        "operator": {**experiment.operator.model_dump(), "id": active.request.operator_id},
-        "sample": experiment.sample,
-        "tags": experiment.tags,
-        "procedure": {
-            "id": procedure.id,
-            "version": procedure.version,
-            "config": experiment.procedure.config,
-        },
-        "method": None if experiment.method is None else experiment.method.name,
-        "profile": rig.profile.name,
-        "authorization_id": active.authorization.id,
-        "problems": [asdict(problem) for problem in active.problems],
-        "custom": experiment.custom,
-        "source": active.request.source_name,
-    }
-
-
-def _plain(verdict: ChannelVerdict) -> dict[str, Any]:
-    return {**asdict(verdict), "verdict": str(verdict.verdict)}
-
-
-def _recorded(status: Outcome) -> Literal["completed", "aborted", "crashed"]:
-    """A refused run has no bundle, so its outcome never gets here."""
-    return "crashed" if status == "refused" else status
+    def _heard(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
+        if self.on_verdicts is not None:
+            self.on_verdicts(verdicts)

@@ -1,0 +1,148 @@
+"""What follows the end of every procedure: the safe state proven, the bundle sealed, the report.
+
+Called inside the conductor's shield, which has a deadline.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import trio
+from structlog.typing import FilteringBoundLogger
+
+from capa.clock import utc_now
+from capa.errors import BundleError
+from capa.experiment.procedures.base import ProcedureContext
+from capa.runtime.active import ActiveRun, Severity
+from capa.runtime.gate import Gate
+from capa.runtime.report import Outcome, RunReport
+from capa.runtime.rig import Rig
+from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.storage.bundle import BundleWriter
+
+__all__ = ["FINALIZE_BUDGET_S", "Ending", "Finalize", "Finalized"]
+
+FINALIZE_BUDGET_S = 120.0
+_SEVERITY: Mapping[Verdict, Severity] = {
+    Verdict.PROVEN: "info",
+    Verdict.COMMANDED: "warning",
+    Verdict.UNREACHABLE: "error",
+}
+
+
+class Finalized(Protocol):
+    """What sealing came to."""
+
+    @property
+    def bundle_status(self) -> str:
+        """The manifest's ``bundle_status`` afterwards."""
+        ...
+
+
+Finalize = Callable[[Path], Awaitable[Finalized]]
+
+
+class Ending:
+    """How the runs of one rig end.
+
+    Args:
+        rig: the rig.
+        gate: closed to the run before the safe state is driven.
+        safing_budget_s: what driving the safe state may take.
+        finalize: seals a closed bundle.
+        hear: hears how the safe state ended.
+        keep: is given the report, twice: before the bundle is sealed, and after.
+        log: a structlog logger.
+    """
+
+    def __init__(
+        self,
+        rig: Rig,
+        gate: Gate,
+        *,
+        safing_budget_s: float,
+        finalize: Finalize,
+        hear: Callable[[Mapping[str, ChannelVerdict]], None],
+        keep: Callable[[ActiveRun, RunReport], None],
+        log: FilteringBoundLogger,
+    ) -> None:
+        self._rig = rig
+        self._gate = gate
+        self._safing_budget_s = safing_budget_s
+        self._finalize = finalize
+        self._hear = hear
+        self._keep = keep
+        self._log = log
+
+    async def make_safe(self, active: ActiveRun) -> None:
+        """Close the gate to the run, drive stage one, and keep the verdicts, as values."""
+        self._gate.end_run()
+        active.event("authorization.disarmed", f"authorization {active.authorization.id} ended")
+        active.verdicts = await drive_safe_state(
+            self._rig, budget_s=self._safing_budget_s, on_write=self._gate.note
+        )
+        for verdict in active.verdicts.values():
+            active.event(
+                "safe_state.verdict",
+                f"{verdict.channel} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}",
+                severity=_SEVERITY[verdict.verdict],
+                metadata=_plain(verdict),
+            )
+        self._hear(active.verdicts)
+
+    async def wind_up(self, active: ActiveRun, bundle: BundleWriter, ctx: ProcedureContext) -> None:
+        """Record the outcome, close the bundle, have it sealed, and make the report."""
+        status, reason = active.outcome()
+        active.event(
+            "run.ended",
+            f"{status}: {reason}",
+            severity="info" if status == "completed" else "warning",
+            metadata={"run_status": status, "exit_reason": reason},
+        )
+        active.log.info("run.ended", run_status=status, reason=reason)
+        extra = {
+            "verdicts": {name: _plain(verdict) for name, verdict in active.verdicts.items()},
+            "steps": [asdict(step) for step in active.executor.records],
+            "custom": {**active.request.experiment.custom, **ctx.metadata.get("custom", {})},
+        }
+        active.log.write = None
+        await bundle.close(run_status=_recorded(status), exit_reason=reason, extra=extra)
+        self._keep(active, self._report(active, status, reason, "finalizing"))
+        sealed = await self._seal(bundle.path)
+        self._keep(active, self._report(active, status, reason, sealed))
+
+    async def _seal(self, path: Path) -> str:
+        """Seal the bundle; a finalizer that fails leaves it to be finalized again later."""
+        with trio.move_on_after(FINALIZE_BUDGET_S):
+            try:
+                return (await self._finalize(path)).bundle_status
+            except (OSError, BundleError) as error:
+                self._log.warning("bundle.not_sealed", bundle=str(path), message=str(error))
+        return "finalizing"
+
+    def _report(self, active: ActiveRun, status: Outcome, reason: str, sealed: str) -> RunReport:
+        bundle = active.bundle
+        return RunReport(
+            run_id=None if bundle is None else bundle.run_id,
+            run_status=status,
+            bundle_status=sealed,
+            exit_reason=reason,
+            started_utc=active.started_utc,
+            ended_utc=utc_now(),
+            verdicts=active.verdicts,
+            bundle=None if bundle is None else bundle.path,
+            problems=tuple(active.problems),
+            steps=tuple(active.executor.records),
+            raised=tuple(active.raised),
+            trip=self._gate.trip,
+        )
+
+
+def _plain(verdict: ChannelVerdict) -> dict[str, Any]:
+    return {**asdict(verdict), "verdict": str(verdict.verdict)}
+
+
+def _recorded(status: Outcome) -> Literal["completed", "aborted", "crashed"]:
+    """A refused run has no bundle, so its outcome never gets here."""
+    return "crashed" if status == "refused" else status

@@ -1,0 +1,128 @@
+"""What goes on while a procedure runs: who lets it run, and who ends it.
+
+Beside it run the enforcer of the grace after a stop, the watch over the recorder, and the watch
+over the loop. The end of a procedure, whatever it is, is recorded as a fact of the run.
+"""
+
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+
+import trio
+
+from capa.errors import BundleError
+from capa.experiment.procedures.base import Procedure, ProcedureContext
+from capa.runtime.active import ActiveRun
+from capa.runtime.lag import watch_lag
+from capa.storage.bundle import BundleWriter
+
+__all__ = ["Walk", "record"]
+
+RECORDER_PATIENCE_S = 10.0
+"""How long the recorder may fail before the run is given up: data would be lost unseen."""
+
+
+@dataclass(frozen=True, slots=True)
+class Walk:
+    """One procedure's run.
+
+    Args:
+        active: the run.
+        grace_s: how long it may take to return after a stop before it is cancelled.
+        in_charge: whether this run is the innermost just now.
+    """
+
+    active: ActiveRun
+    grace_s: float
+    in_charge: Callable[[], bool]
+
+    async def run(self, procedure: Procedure, ctx: ProcedureContext) -> None:
+        """Run the procedure in a scope of its own; its end is recorded, never raised.
+
+        Cancellation from above, and ``KeyboardInterrupt``, pass through.
+        """
+        active = self.active
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._enforce_grace, nursery.cancel_scope)
+            nursery.start_soon(_watch_recorder, active, nursery.cancel_scope)
+            nursery.start_soon(watch_lag, partial(self._lagged, procedure))
+            try:
+                await procedure.run(ctx)
+                active.returned = True
+            except Exception as error:  # noqa: BLE001 - a crashed procedure must not end the daemon
+                _crashed(active, error)
+            nursery.cancel_scope.cancel()
+
+    async def _enforce_grace(self, scope: trio.CancelScope) -> None:
+        """Cancel a procedure that has not returned ``grace_s`` after the stop.
+
+        While the executor cools the rig down by a ``safe_shutdown``, or a run inside this one is
+        wound up, the grace has not begun.
+        """
+        active = self.active
+        await active.stop.wait()
+        deadline_s = trio.current_time() + self.grace_s
+        while (now_s := trio.current_time()) < deadline_s:
+            if not self.in_charge():
+                deadline_s = now_s + self.grace_s
+            until_s = active.executor.cooldown_until_s
+            if until_s is not None and not active.second_stop.is_set():
+                deadline_s = max(deadline_s, until_s + self.grace_s)
+            await trio.sleep(min(deadline_s - now_s, self.grace_s / 4))
+        active.failure = (
+            f"the procedure had not returned {self.grace_s:g} s after the stop "
+            f"({active.stop.reason}), and was cancelled"
+        )
+        scope.cancel()
+
+    def _lagged(self, procedure: Procedure, lag_s: float) -> None:
+        """Put it on record that the loop was blocked, and name who was at work."""
+        active = self.active
+        if not self.in_charge():
+            return  # the run inside this one says so
+        message = (
+            f"the loop was blocked for {lag_s:.1f} s while {procedure.id} ran: ramps were late and "
+            "a stop went unheard; have it sleep with anyio.sleep and compute in "
+            "anyio.to_thread.run_sync"
+        )
+        active.log.warning("run.loop_blocked", message=message, lag_s=lag_s)
+        active.event(
+            "run.loop_blocked",
+            message,
+            severity="warning",
+            metadata={"procedure": procedure.id, "lag_s": lag_s},
+        )
+
+
+async def record(bundle: BundleWriter, recording: trio.CancelScope, active: ActiveRun) -> None:
+    """Keep the recorder going until the run is wound up, whatever is cancelled above."""
+    with recording:
+        try:
+            await bundle.run()
+        except BundleError as error:
+            active.failure = active.failure or f"the recorder failed: {error}"
+
+
+async def _watch_recorder(active: ActiveRun, scope: trio.CancelScope) -> None:
+    """Give the run up when the recorder has failed for too long to be trusted again."""
+    if active.bundle is None:
+        return
+    while True:
+        await active.bundle.wait_failed()
+        await trio.sleep(RECORDER_PATIENCE_S)
+        if (failed := active.bundle.health.failed) is not None:
+            active.failure = f"nothing could be recorded for {RECORDER_PATIENCE_S:g} s: {failed}"
+            scope.cancel()
+
+
+def _crashed(active: ActiveRun, error: Exception) -> None:
+    active.failure = f"{type(error).__name__}: {error}"
+    trace = "".join(traceback.format_exception(error))
+    active.log.error("run.crashed", message=active.failure, traceback=trace)
+    active.event(
+        "run.crashed",
+        active.failure,
+        severity="error",
+        metadata={"error_type": type(error).__name__, "error": str(error)},
+    )
