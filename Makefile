@@ -9,6 +9,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 PREFIX ?= /opt/capad
+# Most tests wait more than they compute: three at once on two cores.
+JOBS ?= 3
 CODE := capa capad adapters tests bench
 
 .PHONY: help setup demo test check lint types imports unit bench install clean
@@ -31,7 +33,7 @@ demo: $(READY) ## run the demo method through the daemon on the simulator twins 
 	$(BIN)/capad --config configs/demo.toml --twin --once
 
 test: $(READY) ## run every test: unit, properties, wire, process, systemd
-	$(BIN)/pytest tests
+	$(BIN)/pytest tests -n $(JOBS) --dist loadfile
 
 check: $(READY) lint types imports unit ## ruff, flake8-async, mypy --strict, import contracts, unit hardening
 

@@ -70,7 +70,7 @@ def _patient_disk(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def tuner(rig: Any, runs: Path, cls: type[HeatFluxTune] = HeatFluxTune) -> Conductor:  # noqa: ANN401 - a rig
-    return conductor(rig, runs, procedures={HeatFluxTune.id: cls}, grace_s=600.0)
+    return conductor(rig, runs, procedures={HeatFluxTune.id: cls})
 
 
 async def tuned(
@@ -483,7 +483,7 @@ async def test_a_stop_in_the_middle_ends_at_once_and_keeps_what_was_found(
         await until(lambda: one.progress is None)
         assert "target 2/3, 35 kW/m^2, iteration 1" in shown
         assert twins.outputs()["cone.setpoint"] == pytest.approx(20.0, abs=0.1)
-        assert trio.current_time() - stopped_at_s < 60.0  # virtual seconds, while a disk writes
+        assert trio.current_time() - stopped_at_s < 2.0
     assert one.last_report is not None
     assert (one.last_report.run_status, one.last_report.exit_reason) == ("aborted", "SIGINT")
     found = artifact(runs)
