@@ -1,0 +1,152 @@
+"""Opening a rig: the guardian's plan first, then the links, watched from the first sample on."""
+
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from datetime import datetime
+from functools import partial
+
+import trio
+
+from capa.runtime.progress import RunProgress
+from capa.runtime.safe_state import ChannelVerdict
+from capa.runtime.twin_child import running_twin
+from capad.heartbeats import Heartbeat
+from capad.service import Bench, Service
+from capad.status import SafeRecord
+from capad.wiring import Parts, load_parts, make_conductor, open_parts
+
+__all__ = ["CRASHED", "Opening", "local_now"]
+
+CRASHED = 2
+_DEVICE_BEAT_S = 5.0
+_RECORDER_BEAT_S = 15.0
+"""Longer than the conductor's own patience with the recorder, so that it can act first."""
+_SPOOL_BEAT_S = 30.0
+_SAFETY_BEAT_S = 2.0
+
+
+class Opening:
+    """Opens rigs, one after the other, and hears what happens on them.
+
+    Args:
+        service: the daemon.
+        terminate: ends it, for a reason.
+    """
+
+    def __init__(self, service: Service, *, terminate: Callable[[str], None]) -> None:
+        self._service = service
+        self._terminate = terminate
+        self._said: frozenset[str] = frozenset()
+
+    @asynccontextmanager
+    async def opened(self, parts: Parts) -> AsyncIterator[Bench]:
+        """Open the rig, on the twin if asked for, watched from the first sample on."""
+        service = self._service
+        async with (
+            self._real_or_twin(parts) as used,
+            open_parts(used, log=service.log) as rig,
+            trio.open_nursery() as watch,
+        ):
+            conductor = make_conductor(
+                rig,
+                used,
+                service.settings,
+                log=service.log,
+                on_progress=self._progressed,
+            )
+            monitor = service.safety.make_monitor(
+                rig, conductor, on_change=self._alarmed, on_verdicts=self.made_safe
+            )
+            bench = Bench(used, rig, conductor, monitor)
+            service.bench, service.safety.monitor = bench, monitor
+            await watch.start(monitor.run)
+            service.heartbeats.watch(self._beats)
+            try:
+                yield bench
+            finally:
+                service.bench = service.safety.monitor = None
+                service.heartbeats.unwatch(self._beats)
+                watch.cancel_scope.cancel()
+
+    async def _guarded(self, parts: Parts) -> Parts:
+        """Have the guardian's plan written, which comes before a link opens; return the parts."""
+        service = self._service
+        lacks = await trio.to_thread.run_sync(
+            partial(service.guarding.prepare, parts, simulated=service.options.twin)
+        )
+        for words in (*lacks, service.guarding.trouble):
+            if words is not None:
+                service.console.say(words)
+        return parts
+
+    @asynccontextmanager
+    async def _real_or_twin(self, parts: Parts) -> AsyncIterator[Parts]:
+        service = self._service
+        if not service.options.twin:
+            yield await self._guarded(parts)
+            return
+        service.enter("STARTING", "waiting for the twin")
+        directory = service.settings.runtime.dir / "twin"
+        async with running_twin(
+            parts.profile_file, directory, log=service.log, on_death=self._twin_died
+        ) as file:
+            simulated = await trio.to_thread.run_sync(load_parts, file, parts.procedures)
+            yield await self._guarded(simulated)
+
+    def _twin_died(self, message: str) -> None:
+        service = self._service
+        service.lost = message
+        service.log.error("twin.died", message=message)
+        service.console.say(message)
+        if service.options.once:
+            service.code = CRASHED
+            self._terminate(message)
+
+    def _alarmed(self) -> None:
+        """Hear from the safety monitor that something was raised, cleared or latched."""
+        service = self._service
+        bench = service.bench
+        words = {} if bench is None else dict(bench.monitor.raised)
+        for trip in service.safety.trips.latched:
+            words[f"trip {trip.rule}"] = f"TRIPPED: {trip.message}"
+        for name in words.keys() - self._said:
+            service.console.say(words[name])
+        self._said = frozenset(words)
+        service.supervisor.refresh()
+        if service.options.once and service.safety.trips.latched:
+            service.wake()
+
+    def made_safe(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
+        """Take note of how the safe state ended; what was not reached, the monitor tries again."""
+        self._service.safe = SafeRecord(verdicts, local_now())
+
+    def _progressed(self, progress: RunProgress) -> None:
+        """Hear of a step that began or ended."""
+        service = self._service
+        service.console.progress(progress)
+        service.supervisor.refresh()
+
+    def _beats(self) -> dict[str, Heartbeat]:
+        """Return the heartbeats of all that is vital now."""
+        service = self._service
+        bench, spool = service.bench, service.spool
+        beats = {}
+        if bench is not None:
+            reply_s = sum(link.reply_timeout_s for link in bench.parts.profile.links)
+            age_s = _DEVICE_BEAT_S + 4 * reply_s
+            beats = {name: Heartbeat(at, age_s) for name, at in bench.rig.heartbeats().items()}
+            beats["safety monitor"] = Heartbeat(bench.monitor.beat_at_s, _SAFETY_BEAT_S)
+            bundle = bench.conductor.bundle
+            recorded_at_s = None if bundle is None else bundle.health.heartbeat_at_s
+            if recorded_at_s is not None:
+                beats["recorder"] = Heartbeat(recorded_at_s, _RECORDER_BEAT_S)
+        if spool is not None and spool.scanned.is_set():
+            beats["spool"] = Heartbeat(
+                spool.beat_at_s, service.settings.spool.rescan_s + _SPOOL_BEAT_S
+            )
+        return beats
+
+
+def local_now() -> datetime:
+    """Return the time as the box's clock on the wall shows it."""
+    return datetime.now().astimezone()
