@@ -7,6 +7,7 @@ from typing import Final, TypeVar
 
 import trio
 
+from adapters.links.echo import behind_echo
 from adapters.links.pipe import LOST, Pipe
 from adapters.links.waiting import Turns
 from capa.devices.link import Answer, Connector, LinkStats, Priority
@@ -27,7 +28,6 @@ STEADY_S: Final = 1.0
 CLOSE_S: Final = 2.0
 QUIET_S: Final = 0.02
 QUIET_CHARACTERS: Final = 4
-BITS_PER_CHARACTER: Final = 11
 
 
 def _ignore(_up: bool) -> None:
@@ -36,7 +36,7 @@ def _ignore(_up: bool) -> None:
 
 def _quiet_s(spec: LinkSpec) -> float:
     """How long silence must last to be the end of what was being said."""
-    return QUIET_S + QUIET_CHARACTERS * BITS_PER_CHARACTER / spec.baud
+    return QUIET_S + QUIET_CHARACTERS * spec.character_s
 
 
 class StreamLink:
@@ -131,7 +131,13 @@ class StreamLink:
         except LOST as error:
             self._why_down = f"link {self.name}: {self._spec.port}: {error}; check the cable"
             return None
-        self._pipe = pipe = Pipe(stream, quiet_s=self._quiet_s, stats=self._stats)
+        pipe = Pipe(
+            stream,
+            quiet_s=self._quiet_s,
+            stats=self._stats,
+            character_s=self._spec.character_s,
+        )
+        self._pipe = pipe
         self._why_down = ""
         self._up.set()
         self.on_change(True)
@@ -167,7 +173,7 @@ class StreamLink:
     ) -> Answer[ReplyT]:
         """Send ``request`` when its turn comes; see ``capa.devices.link.Link``.
 
-        The deadline starts when the request is sent; time in the queue is not in it. An exchange
+        The deadline starts when the request has left; time in the queue is not in it. An exchange
         once begun is finished, whatever is cancelled: cut off, it would leave a reply on its way,
         for which the next request, the safe one, would have to wait.
         """
@@ -255,6 +261,8 @@ class StreamLink:
         timeout_s: float,
     ) -> Answer[ReplyT]:
         self._stats.exchanges += 1
+        if self._spec.local_echo:
+            feed = behind_echo(request, feed)
         try:
             answer = await pipe.talk(request, feed, timeout_s)
         except FrameError:
@@ -267,6 +275,6 @@ class StreamLink:
         self._stats.timeouts += 1
         seen = f"{answer} bytes of one came" if answer else "not a byte came"
         raise LinkTimeoutError(
-            f"link {self.name} ({self._spec.port}): no complete reply within {timeout_s:g} s, "
-            f"{seen}; check power, address, baud rate and wiring"
+            f"link {self.name} ({self._spec.port}): no complete reply within {timeout_s:g} s of "
+            f"the request's end, {seen}; check power, address, baud rate and wiring"
         )

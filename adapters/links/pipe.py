@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol, TypeVar, cast
 import trio
 
 from adapters.links.waiting import Wakeup
-from capa.devices.link import Answer, LinkStats
+from capa.devices.link import Answer, LinkStats, late_s
 from capa.errors import FrameError
 
 __all__ = ["LOST", "Pipe"]
@@ -19,8 +19,8 @@ ReplyT = TypeVar("ReplyT")
 LOST: Final = (trio.BrokenResourceError, trio.ClosedResourceError, OSError, termios.error)
 """What a vanished port can raise; ``termios.error`` is not an ``OSError``."""
 
-LATE_MIN_S: Final = 0.5
-"""The least time a reply is still expected after its deadline."""
+LONGEST_REPLY: Final = 256
+"""Characters: the longest reply of the protocols here (a Modbus RTU frame)."""
 
 
 class _Flushable(Protocol):
@@ -30,10 +30,20 @@ class _Flushable(Protocol):
 class _Awaited:
     """The reply that is being waited for."""
 
-    __slots__ = ("_feed", "at_s", "seen", "wakeup")
+    __slots__ = ("_feed", "at_s", "deadline", "last_s", "pause_s", "seen", "wakeup")
 
-    def __init__(self, feed: Callable[[bytes], Any]) -> None:
+    def __init__(
+        self,
+        feed: Callable[[bytes], Any],
+        deadline: trio.CancelScope,
+        *,
+        pause_s: float,
+        last_s: float,
+    ) -> None:
         self._feed = feed
+        self.deadline = deadline
+        self.pause_s = pause_s
+        self.last_s = last_s
         self.wakeup: Wakeup[Any] = Wakeup()
         self.seen = 0
         self.at_s = math.nan
@@ -48,6 +58,8 @@ class _Awaited:
         if reply is not None:
             self.at_s = at_s
             self.wakeup.deliver(reply)
+        elif at_s + self.pause_s > self.deadline.deadline:
+            self.deadline.deadline = min(at_s + self.pause_s, self.last_s)
 
 
 class Pipe:
@@ -61,7 +73,7 @@ class Pipe:
     after a complete exchange. Otherwise the next request waits:
 
     - After a deadline or a cancellation one reply is *owed*. It is awaited for as long again as
-      the device was given (``LATE_MIN_S`` at least). Once bytes come, the debt is paid.
+      the device was given (``late_s``). Once bytes come, the debt is paid.
     - After any byte that belongs to no exchange, and on a pipe just opened, the line must first
       be quiet for ``quiet_s``: a USB adapter's latency timer (16 ms) and four characters.
 
@@ -69,9 +81,17 @@ class Pipe:
     not wait for it) is *doubtful*: its reply counts only if no second one follows it.
     """
 
-    def __init__(self, stream: trio.abc.Stream, *, quiet_s: float, stats: LinkStats) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        *,
+        quiet_s: float,
+        stats: LinkStats,
+        character_s: float = 0.0,
+    ) -> None:
         self._stream = stream
         self._quiet_s = quiet_s
+        self._character_s = character_s
         self._stats = stats
         self._awaited: _Awaited | None = None
         self._in_step = False
@@ -165,6 +185,9 @@ class Pipe:
     ) -> Answer[ReplyT] | int:
         """Send and await the reply; return it, or at the deadline the number of bytes seen.
 
+        The deadline is the request's time on the wire and ``timeout_s``. A reply that is under
+        way then may go on, as long as its bytes keep coming and the longest reply would.
+
         The pipe counts as out of step from the first byte on, so that a cancellation, wherever it
         strikes, leaves the truth behind.
 
@@ -174,20 +197,24 @@ class Pipe:
         """
         doubtful, doubt_until_s = self._owed > 0, self._owed_until_s
         drained = self._stats.drained_bytes
-        awaited = self._awaited = _Awaited(feed)
         sent_at_s = self._said_at_s = trio.current_time()
+        due_s = sent_at_s + len(request) * self._character_s + timeout_s
+        last_s = due_s + LONGEST_REPLY * self._character_s
+        deadline = trio.CancelScope(deadline=due_s)
+        awaited = _Awaited(feed, deadline, pause_s=self._quiet_s, last_s=last_s)
+        self._awaited = awaited
         self._in_step = False
         self._owed += 1
-        self._owed_until_s = sent_at_s + timeout_s + max(timeout_s, LATE_MIN_S)
+        self._owed_until_s = due_s + late_s(timeout_s)
         value: Any = None
         try:
-            with trio.move_on_at(sent_at_s + timeout_s):
+            with deadline:
                 await self._stream.send_all(request)
                 value = await awaited.wakeup.wait()
         except FrameError:
             # A frame came, if not the right one. Ours may be on its way yet, within its time.
             self._owed = max(self._owed - 1, 1)
-            self._owed_until_s = max(sent_at_s + timeout_s, doubt_until_s)
+            self._owed_until_s = max(due_s, doubt_until_s)
             raise
         except LOST as error:
             self.lose(str(error) or type(error).__name__)

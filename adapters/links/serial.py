@@ -2,10 +2,12 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import termios
 from functools import partial
 from pathlib import Path
+from typing import Final
 
 import serial
 import trio
@@ -14,25 +16,51 @@ from adapters.links.fd import FdStream
 from capa.devices.spec import LinkSpec
 from capa.errors import LinkClosedError
 
-__all__ = ["connector"]
+__all__ = ["SOCKET_URL", "close_port", "connector", "open_port"]
+
+SOCKET_URL: Final = "socket://"
+"""What the port of a device server begins with that pyserial connects to."""
 
 _CC = 6  # the place of ``c_cc`` in what ``tcgetattr`` returns
 _BUSY = frozenset({errno.EBUSY, errno.EAGAIN})
 
 
-async def connector(spec: LinkSpec) -> FdStream:
+async def connector(spec: LinkSpec) -> trio.abc.Stream:
     """Open ``spec.port`` for this process alone, with the profile's settings, in raw mode.
+
+    A ``socket://`` device server is left to pyserial-asyncio.
 
     Raises:
         LinkClosedError: names the port, the reason and the remedy.
     """
+    if spec.port.startswith(SOCKET_URL):
+        from adapters.links import aio
+
+        return await aio.connector(spec)
     # Opening a USB port can block for seconds. When cancelled, the thread is left to finish, and
     # the port it returns to nobody is closed by its finalizer.
-    port = await trio.to_thread.run_sync(_open, spec, abandon_on_cancel=True)
-    return FdStream(port.fileno(), partial(_close, port))
+    port = await trio.to_thread.run_sync(open_port, spec, abandon_on_cancel=True)
+    return FdStream(port.fileno(), partial(close_port, port))
 
 
-def _open(spec: LinkSpec) -> serial.Serial:
+def open_port(spec: LinkSpec) -> serial.SerialBase:
+    """Open a local port, or connect to a ``socket://`` device server. Blocks.
+
+    Raises:
+        LinkClosedError: names the port, the reason and the remedy.
+    """
+    if not spec.port.startswith(SOCKET_URL):
+        return _open_local(spec)
+    try:
+        return serial.serial_for_url(spec.port, timeout=0)
+    except (serial.SerialException, OSError, ValueError) as error:
+        raise LinkClosedError(
+            f"link {spec.name}: cannot connect to {spec.port}: {error}; "
+            "check address, port and that the device server is on"
+        ) from error
+
+
+def _open_local(spec: LinkSpec) -> serial.Serial:
     # A pseudo-terminal has no parity, and glibc calls a request for it invalid from the second
     # time on, when nothing else changes with it.
     is_pty = os.path.realpath(spec.port).startswith("/dev/pts/")
@@ -54,7 +82,19 @@ def _open(spec: LinkSpec) -> serial.Serial:
             f"{spec.bytesize}{spec.parity}{spec.stopbits} ({error}); mend the link's settings"
         ) from error
     _tune(port)
+    if not is_pty:
+        _lock_others_out(port.fileno())
     return port
+
+
+def _lock_others_out(fd: int) -> None:
+    """Have the kernel refuse the port to programs that take no lock (``TIOCEXCL``).
+
+    pyserial's lock is advisory, and this one does not bind root: each keeps out what the other
+    lets in. A pseudo-terminal, whose far end stays open, would keep the mark when we are gone.
+    """
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(fd, termios.TIOCEXCL)
 
 
 def _tune(port: serial.Serial) -> None:
@@ -71,10 +111,13 @@ def _tune(port: serial.Serial) -> None:
         port.set_low_latency_mode(True)
 
 
-def _close(port: serial.Serial) -> None:
-    """Close without draining: what was not sent to a dead adapter never will be."""
+def close_port(port: serial.SerialBase) -> None:
+    """Close without draining: what was not sent to a dead adapter never will be. Blocks."""
     with contextlib.suppress(OSError, termios.error, serial.SerialException):
         port.reset_output_buffer()
+    # pyserial leaves a socket open whose other end is gone already.
+    if (own := getattr(port, "_socket", None)) is not None:
+        own.close()
     with contextlib.suppress(OSError, termios.error, serial.SerialException):
         port.close()
 

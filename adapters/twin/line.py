@@ -40,7 +40,7 @@ class TwinLine:
         self.faults = LineFaults(spec.name)
         self._log = log
         self._idle_s = settings.idle_s
-        self._character_s = _character_s(spec) if settings.wire_timing else 0.0
+        self._character_s = spec.character_s if settings.wire_timing else 0.0
         self._heard_at_s = -math.inf
         self._free_at_s = -math.inf
         self._outputs: dict[tuple[str, str], float] = {}
@@ -84,8 +84,3 @@ class TwinLine:
         wire_s = (heard + len(reply.data)) * self._character_s
         self._free_at_s = max(now_s + reply.delay_s + wire_s, self._free_at_s)
         return Due(self._free_at_s, reply.data)
-
-
-def _character_s(spec: LinkSpec) -> float:
-    bits = 1 + spec.bytesize + (spec.parity != "N") + spec.stopbits
-    return bits / spec.baud

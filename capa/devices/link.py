@@ -3,15 +3,27 @@
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import Generic, Protocol, TypeVar
+from typing import Final, Generic, Protocol, TypeVar
 
 import trio
 
 from capa.devices.spec import LinkSpec
 
-__all__ = ["Answer", "Connector", "Link", "LinkStats", "Priority"]
+__all__ = ["Answer", "Connector", "Link", "LinkStats", "Priority", "late_s", "unanswered_s"]
 
 ReplyT = TypeVar("ReplyT")
+
+LATE_MIN_S: Final = 0.5
+
+
+def late_s(reply_timeout_s: float) -> float:
+    """How long after its deadline a reply is still expected, and the line kept free for it."""
+    return max(reply_timeout_s, LATE_MIN_S)
+
+
+def unanswered_s(spec: LinkSpec) -> float:
+    """How long a question that nobody answers keeps a line from its other devices."""
+    return spec.reply_timeout_s + late_s(spec.reply_timeout_s)
 
 
 class Priority(IntEnum):
@@ -88,7 +100,9 @@ class Link(Protocol):
         ``feed`` is made fresh for each exchange (it may keep what it has seen), returns None
         while the reply is incomplete, and raises ``FrameError`` for bytes that are not the
         reply to this request. ``gap_s`` is the silence that the protocol wants before the
-        request, counted from the last byte on the pipe in either direction.
+        request, counted from the last byte on the pipe in either direction. ``reply_timeout_s``
+        is how long this device may take to answer this (None: what the profile says of the
+        link); the time that the characters need on the wire is added.
 
         Raises:
             LinkTimeoutError: no complete reply within the deadline.

@@ -24,10 +24,20 @@ class LinkSpec(Frozen):
     parity: Literal["N", "E", "O"] = "N"
     stopbits: Literal[1, 2] = 1
     reply_timeout_s: Number = Field(default=0.5, gt=0)
-    """How long a device may take to begin and end its reply, wire time included."""
+    """How long a device may take to answer. What its line needs comes on top: the request's
+    characters at this speed, and those of a reply that has begun."""
     gap_s: Number | None = Field(default=None, ge=0)
     """Silence to keep between exchanges; None takes what the family's protocol demands."""
     reconnect_max_s: Number = Field(default=5.0, gt=0)
+    local_echo: Flag = False
+    """Whether the adapter hears itself (two-wire RS-485 with its receiver always on): then every
+    request comes back before the reply, and is compared with what was sent."""
+
+    @property
+    def character_s(self) -> float:
+        """How long a character takes: start bit, data, parity and stop bits at this speed."""
+        bits = 1 + self.bytesize + (self.parity != "N") + self.stopbits
+        return bits / self.baud
 
 
 class DeviceSpec(Frozen):

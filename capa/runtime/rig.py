@@ -27,7 +27,7 @@ from capa.devices.adapter import (
     Reading,
     WriteAck,
 )
-from capa.devices.link import Connector, Priority
+from capa.devices.link import Connector, Priority, unanswered_s
 from capa.devices.registry import LinkClass, RunnableLink
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.errors import CapaError, DeviceError, LinkClosedError
@@ -37,7 +37,10 @@ __all__ = ["Rig", "open_rig"]
 
 FAILURES_TO_DOWN = 3
 DOWN_POLL_S = 1.0
-"""How often a silent device is asked: each question costs its neighbours a reply time-out."""
+"""How often a silent device is asked that has its line for itself."""
+MUTE_SHARE = 0.15
+"""Of a line's time, for all its silent devices together, while others on it answer: each question
+costs those a reply time-out and the wait for a late reply. What is promised is a fifth."""
 HEARTBEAT_S = 1.0
 """A poll loop that sleeps longer than this still shows that it lives."""
 
@@ -58,6 +61,12 @@ class _Unit:
     last_turn_s: float = 0.0
     answering: trio.Event = field(default_factory=trio.Event)
     link_up: trio.Event = field(default_factory=trio.Event)
+    question_s: float = 0.0
+    """What an unanswered question costs its line."""
+
+    @property
+    def is_silent(self) -> bool:
+        return self.health.consecutive_failures >= FAILURES_TO_DOWN
 
     @property
     def channels(self) -> tuple[str, ...]:
@@ -177,8 +186,7 @@ class Rig:
         period_s = 1 / unit.spec.poll_hz
         due_s = trio.current_time()
         while True:
-            down = unit.health.consecutive_failures >= FAILURES_TO_DOWN
-            step_s = max(period_s, DOWN_POLL_S) if down else period_s
+            step_s = max(period_s, self._patience_s(unit))
             if not unit.link.is_up:
                 with trio.move_on_after(min(step_s, HEARTBEAT_S)):
                     await unit.link_up.wait()
@@ -187,6 +195,18 @@ class Rig:
             due_s = _next_due(due_s, step_s, trio.current_time())
             if unit.link.is_up:
                 await _sleep_until(unit, due_s)
+
+    def _patience_s(self, unit: _Unit) -> float:
+        """How long a device is left alone, being silent; 0 for one that is not."""
+        if not unit.is_silent:
+            return 0.0
+        others = [u for u in self._units.values() if u.spec.link == unit.spec.link]
+        if all(other.is_silent for other in others):
+            return DOWN_POLL_S
+        silent = sum(other.is_silent for other in others)
+        # Soon again at first: what made three questions fail may have been one burst of noise.
+        soon_s = DOWN_POLL_S * 2.0 ** min(unit.health.consecutive_failures - FAILURES_TO_DOWN, 10)
+        return max(DOWN_POLL_S, min(soon_s, silent * unit.question_s / MUTE_SHARE))
 
     async def _turn(self, unit: _Unit) -> None:
         """Open the device if need be, read it once, publish what came or that nothing came."""
@@ -268,6 +288,9 @@ async def open_rig(
     links = {spec.name: _make_link(spec, link_class, connectors) for spec in profile.links}
     registry = ChannelRegistry.from_profile(profile, families)
     units = {spec.name: _make_unit(spec, families, links, registry) for spec in profile.devices}
+    costs = {spec.name: unanswered_s(spec) for spec in profile.links}
+    for unit in units.values():
+        unit.question_s = costs[unit.spec.link]
     file = profile.name if profile_file is None else profile_file
     rig = Rig(profile, registry, links, units, profile_file=file, log=log)
     async with trio.open_nursery() as nursery:

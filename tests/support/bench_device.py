@@ -1,7 +1,7 @@
 """A device that says what a test tells it to, on a line of any transport, and a link to it."""
 
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +9,7 @@ from typing import Any
 
 import trio
 
-from adapters.links import serial, tcp
+from adapters.links import aio, serial, tcp
 from adapters.links.link import StreamLink
 from adapters.twin.line import TwinLine
 from adapters.twin.memory import MemoryPort
@@ -17,12 +17,19 @@ from adapters.twin.plant import TwinSettings
 from adapters.twin.ports import PtyPort, TcpPort
 from adapters.twin.rig import PortSwitch
 from adapters.twin.wirelog import WireLog
+from capa.devices.link import Connector
 from capa.devices.spec import LinkSpec
 from capa.devices.twin import TwinReply
 from capa.errors import FrameError
 
 __all__ = ["Bench", "BenchDevice", "open_bench", "whole_line"]
 
+CONNECTORS: Mapping[str, Connector] = {
+    "pty": serial.connector,
+    "socket": serial.connector,
+    "tcp": tcp.connector,
+    "asyncio": aio.connector,
+}
 Script = Callable[[bytes], Sequence[TwinReply]]
 
 
@@ -97,7 +104,11 @@ class Bench:
 
 @asynccontextmanager
 async def open_bench(transport: str, directory: Path, **spec: Any) -> AsyncIterator[Bench]:  # noqa: ANN401 - passed on
-    """Put a device behind a port of ``memory``, ``pty`` or ``tcp``, and open a link to it."""
+    """Put a device behind a port of a transport, and open a link to it.
+
+    ``memory``, ``pty``, ``tcp``, ``asyncio`` (a pty through pyserial-asyncio), or ``socket``: TCP
+    as pyserial's ``socket://`` has it.
+    """
     device, changes = BenchDevice(), list[bool]()
     settings = {"name": "bench", "port": "memory", "reply_timeout_s": 0.1, **spec}
     log = WireLog(lambda _: None, lambda: 0)
@@ -108,11 +119,12 @@ async def open_bench(transport: str, directory: Path, **spec: Any) -> AsyncItera
             port = MemoryPort(line)
             link = StreamLink(LinkSpec(**settings), port.connect, on_change=changes.append)
         else:
-            port = TcpPort(line) if transport == "tcp" else PtyPort(line, directory / "bench.tty")
+            on_tcp = transport in {"tcp", "socket"}
+            port = TcpPort(line) if on_tcp else PtyPort(line, directory / "bench.tty")
             await nursery.start(port.run)
-            connector = tcp.connector if transport == "tcp" else serial.connector
-            spec_now = LinkSpec(**{**settings, "port": port.address})
-            link = StreamLink(spec_now, connector, on_change=changes.append)
+            url = serial.SOCKET_URL if transport == "socket" else ""
+            spec_now = LinkSpec(**{**settings, "port": url + port.address})
+            link = StreamLink(spec_now, CONNECTORS[transport], on_change=changes.append)
         await nursery.start(link.run)
         yield Bench(link, device, port, changes)
         nursery.cancel_scope.cancel()

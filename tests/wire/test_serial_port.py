@@ -1,6 +1,8 @@
 """Opening a port: what it is told when it can't be, and that it is ours alone."""
 
+import fcntl
 import os
+import struct
 import tty
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,6 +13,8 @@ import trio
 from adapters.links import serial, tcp
 from capa.devices.spec import LinkSpec
 from capa.errors import LinkClosedError
+
+TIOCGEXCL = 0x80045440  # of linux/tty.h; Python's termios lacks it
 
 
 @pytest.fixture
@@ -42,13 +46,31 @@ async def test_a_port_in_use_is_refused_and_its_user_is_named(terminal: tuple[in
         pass
 
 
+def test_the_kernel_is_asked_to_keep_out_programs_that_take_no_lock(
+    terminal: tuple[int, str],
+) -> None:
+    with Path(terminal[1]).open("rb+", buffering=0) as port:
+        serial._lock_others_out(port.fileno())
+        held = fcntl.ioctl(port.fileno(), TIOCGEXCL, struct.pack("i", 0))
+        assert struct.unpack("i", held) == (1,)
+
+
+async def test_a_pseudo_terminal_is_not_marked_since_the_mark_would_outlive_us(
+    terminal: tuple[int, str],
+) -> None:
+    async with await serial.connector(LinkSpec(name="heat", port=terminal[1])) as stream:
+        fd = stream._fd  # type: ignore[attr-defined] # a local port is awaited by its descriptor
+        held = fcntl.ioctl(fd, TIOCGEXCL, struct.pack("i", 0))
+        assert struct.unpack("i", held) == (0,)
+
+
 async def test_a_hang_up_is_an_end_of_file_and_silence_is_not(terminal: tuple[int, str]) -> None:
     master, path = terminal
     async with await serial.connector(LinkSpec(name="heat", port=path)) as stream:
         with trio.move_on_after(0.05) as silence:
             await stream.receive_some()
         assert silence.cancelled_caught
-        assert stream.receive_nowait() == b""
+        assert stream.receive_nowait() == b""  # type: ignore[attr-defined] # as links ask
         os.write(master, b"hello")
         assert await stream.receive_some() == b"hello"
 
