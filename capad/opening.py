@@ -7,8 +7,13 @@ from functools import partial
 
 import trio
 
+from capa.runtime.conductor import Conductor
 from capa.runtime.progress import RunProgress
-from capa.runtime.safe_state import ChannelVerdict
+from capa.runtime.rig import Rig
+from capa.runtime.safe_state import ChannelVerdict, drive_safe_state
+from capa.runtime.safety_monitor import SafetyMonitor
+from capa.runtime.stage_store import Pending, StageStore
+from capa.runtime.stages import LaterStages
 from capa.runtime.twin_child import running_twin
 from capad.heartbeats import Heartbeat
 from capad.service import Bench, Service
@@ -57,9 +62,12 @@ class Opening:
             monitor = service.safety.make_monitor(
                 rig, conductor, on_change=self._alarmed, on_verdicts=self.made_safe
             )
-            bench = Bench(used, rig, conductor, monitor)
+            stages = await self._later_stages(used, rig, conductor, monitor)
+            bench = Bench(used, rig, conductor, monitor, stages, self._waits_for_all(used))
+            conductor.later, conductor.forbidding = stages, bench.forbidding
             service.bench, service.safety.monitor = bench, monitor
             await watch.start(monitor.run)
+            watch.start_soon(stages.run)
             service.heartbeats.watch(self._beats)
             try:
                 yield bench
@@ -67,6 +75,55 @@ class Opening:
                 service.bench = service.safety.monitor = None
                 service.heartbeats.unwatch(self._beats)
                 watch.cancel_scope.cancel()
+
+    async def _later_stages(
+        self, parts: Parts, rig: Rig, conductor: Conductor, monitor: SafetyMonitor
+    ) -> LaterStages:
+        """Make what drives the later stages; it goes on where the last process stopped waiting."""
+        service, stages = self._service, parts.profile.safe_state
+        store = StageStore(service.settings.spool.root.parent / "safe_stages.json")
+        pending, words = await trio.to_thread.run_sync(store.load, stages)
+        if words:
+            service.log.warning("safe_state.later_forgotten", message=words)
+        return LaterStages(
+            stages,
+            rig.registry,
+            rig.bus,
+            drive=partial(self._drive_later, rig, conductor, monitor),
+            store=store,
+            pending=pending,
+            log=service.log,
+            on_change=self._later_changed,
+        )
+
+    async def _drive_later(
+        self, rig: Rig, conductor: Conductor, monitor: SafetyMonitor, pending: Pending
+    ) -> Mapping[str, ChannelVerdict]:
+        """Drive a later stage as the first one is driven; not reached after a run, it trips."""
+        service = self._service
+        verdicts = await drive_safe_state(
+            rig,
+            budget_s=service.settings.safety.safing_budget_s,
+            stage=pending.stage,
+            on_write=conductor.gate.note,
+        )
+        service.say_verdicts(verdicts)
+        monitor.judge(verdicts, latch=bool(pending.after))
+        return verdicts
+
+    def _later_changed(self) -> None:
+        """Hear that a later stage is waited for, driven, or through."""
+        service = self._service
+        if service.bench is not None and (words := service.bench.stages.waiting):
+            service.console.waiting(f"cooling: {words}")
+        if service.options.once:
+            service.wake()
+        service.supervisor.refresh()
+
+    def _waits_for_all(self, parts: Parts) -> bool:
+        """Whether the next run waits for the last stage: the profile's word, else the box's."""
+        asked = parts.profile.safety.next_run_may_start
+        return (asked or self._service.settings.safety.next_run_may_start) == "after_last_stage"
 
     async def _guarded(self, parts: Parts) -> Parts:
         """Have the guardian's plan written, which comes before a link opens; return the parts."""
@@ -118,7 +175,10 @@ class Opening:
 
     def made_safe(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
         """Take note of how the safe state ended; what was not reached, the monitor tries again."""
-        self._service.safe = SafeRecord(verdicts, local_now())
+        service = self._service
+        service.safe = SafeRecord(verdicts, local_now())
+        if service.bench is not None:
+            service.bench.stages.heard(verdicts)
 
     def _progressed(self, progress: RunProgress) -> None:
         """Hear of a step that began or ended."""

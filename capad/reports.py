@@ -131,6 +131,7 @@ def _run(run: RunReport) -> dict[str, Any]:
         "started_utc": run.started_utc.isoformat(timespec="milliseconds"),
         "ended_utc": run.ended_utc.isoformat(timespec="milliseconds"),
         "verdicts": {name: asdict(verdict) for name, verdict in run.verdicts.items()},
+        "later": list(run.later),
         "raised": list(run.raised),
         "trip": run.trip,
         "steps": [asdict(step) for step in run.steps],
@@ -152,4 +153,6 @@ def _run_lines(run: RunReport) -> list[str]:
         ]
     if run.verdicts:
         lines += ["Safe state:", *(f"  {line}" for line in verdict_lines(run))]
+    if run.later:
+        lines += ["Still to come when this was written:", *(f"  {line}" for line in run.later)]
     return lines

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 
 import trio
 
-from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.safe_state import ChannelVerdict, drive_safe_state
 from capad.service import Bench, Service
 
 __all__ = ["Safing"]
@@ -62,15 +62,7 @@ class Safing:
         )
         self._made_safe(verdicts)
         bench.monitor.judge(verdicts, latch=False)
-        for verdict in verdicts.values():
-            bad = verdict.verdict is Verdict.UNREACHABLE
-            (service.log.error if bad else service.log.info)(
-                "safe_state.verdict",
-                channel=verdict.channel,
-                value=verdict.value,
-                verdict=verdict.verdict.value,
-                message=verdict.detail,
-            )
+        service.say_verdicts(verdicts)
 
     def _missing(self, bench: Bench, answering: Mapping[str, bool]) -> list[str]:
         """Return the required devices that are silent, or whose safe state is not reached."""
@@ -93,4 +85,9 @@ class Safing:
         if service.stopping:
             service.enter("STOPPING", "driving the safe state")
         await self._drive(bench)
+        left = await bench.stages.leave()
+        if left and service.stopping:
+            text = f"still due: {left}; the next start goes on with it, capad-guard does not"
+            service.log.warning("safe_state.left", message=text)
+            service.console.say(text)
         service.supervisor.refresh()

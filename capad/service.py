@@ -3,6 +3,7 @@
 Changed only in the loop's own thread, and nowhere with a checkpoint in between.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -10,8 +11,9 @@ from structlog.typing import FilteringBoundLogger
 
 from capa.runtime.conductor import Conductor
 from capa.runtime.rig import Rig
-from capa.runtime.safe_state import Verdict
+from capa.runtime.safe_state import ChannelVerdict, Verdict
 from capa.runtime.safety_monitor import SafetyMonitor
+from capa.runtime.stages import LaterStages
 from capad.console import Console
 from capad.guarding import Guarding
 from capad.heartbeats import Heartbeats
@@ -49,6 +51,16 @@ class Bench:
     rig: Rig
     conductor: Conductor
     monitor: SafetyMonitor
+    stages: LaterStages
+    waits_for_all: bool
+    """Whether the next run waits for the last stage of the safe state."""
+
+    def forbidding(self) -> dict[str, str]:
+        """Return why nothing may be armed just now, by rule; trips apart."""
+        found = self.monitor.forbidding()
+        if self.waits_for_all and self.stages.due:
+            found["safe state, later stages"] = f"the rig is being left safe: {self.stages.due}"
+        return found
 
 
 class Service:
@@ -106,15 +118,32 @@ class Service:
     def unsafe_devices(self, bench: Bench) -> set[str]:
         """Return the devices with an output that was not brought to its safe value."""
         found = set()
-        for name, verdict in (self.safe.verdicts if self.safe else {}).items():
+        for name, verdict in self.verdicts().items():
             binding = bench.rig.registry.resolve(name).binding
             if verdict.verdict is Verdict.UNREACHABLE and binding is not None:
                 found.add(binding.device)
         return found
 
+    def say_verdicts(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
+        """Have the log say how a stage of the safe state ended."""
+        for verdict in verdicts.values():
+            bad = verdict.verdict is Verdict.UNREACHABLE
+            (self.log.error if bad else self.log.info)(
+                "safe_state.verdict",
+                channel=verdict.channel,
+                value=verdict.value,
+                verdict=verdict.verdict.value,
+                message=verdict.detail,
+            )
+
+    def verdicts(self) -> Mapping[str, ChannelVerdict]:
+        """Return how each output was last brought to its safe value, by whichever stage."""
+        first = self.safe.verdicts if self.safe else {}
+        return {**first, **self.bench.stages.verdicts} if self.bench else first
+
     def blocked(self) -> bool:
         """Whether nothing may be armed: tripped, in alarm, a device silent or not known safe."""
-        alarms = () if self.bench is None else self.bench.monitor.forbidding()
+        alarms = () if self.bench is None else self.bench.forbidding()
         tripped = self.safety.trips.latched
         unguarded = self.guarding.trouble
         return bool(self.stopping or self.reload or tripped or alarms or unguarded or self.silent())
@@ -154,8 +183,9 @@ class Service:
                 trouble=self.lost
                 or self.guarding.trouble
                 or (None if spool is None else spool.trouble),
-                safe=self.safe,
+                safe=None if self.safe is None else SafeRecord(self.verdicts(), self.safe.at),
                 trip=self.safety.trips.text,
                 alarms=() if bench is None else tuple(bench.monitor.raised.values()),
+                cooling="" if bench is None else bench.stages.waiting,
             )
         )

@@ -8,8 +8,9 @@ from typing import Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from capa.config.explain import explain
-from capa.config.problems import Problem, ProblemsError
+from capa.config.problems import ProblemsError
 from capa.config.reading import decode_text, parse_toml, read_bytes
+from capa.config.safety import NextRun
 from capa.models import Frozen
 
 __all__ = [
@@ -71,7 +72,8 @@ class SafetySettings(Frozen):
     """What a stopped procedure has to return by itself before it is cancelled."""
     safing_budget_s: float = Field(default=5.0, gt=0)
     """What driving and proving the first stage of the safe state may take."""
-    next_run_may_start: Literal["after_first_stage", "after_last_stage"] = "after_first_stage"
+    next_run_may_start: NextRun = "after_last_stage"
+    """Whether the next run waits for the last stage of the safe state; a profile may say other."""
 
 
 class Settings(Frozen):
@@ -122,19 +124,7 @@ def _read(path: Path) -> Settings:
     except ValidationError as error:
         problems = explain(error.errors(include_url=False), source, Settings, area="settings")
         raise ProblemsError(problems) from None
-    unused = _not_yet(settings, str(path))
-    if unused:
-        raise ProblemsError(unused)
     return _anchored(settings, path.absolute().parent)
-
-
-def _not_yet(settings: Settings, file: str) -> list[Problem]:
-    """Refuse what would be accepted and then not done."""
-    if settings.safety.next_run_may_start == "after_last_stage":
-        message = "next_run_may_start = 'after_last_stage' is not available in this version"
-        where, hint = "[safety]", "leave it out; hold the queue by hand (spool/hold) meanwhile"
-        return [Problem("settings.not_available", message, file=file, where=where, hint=hint)]
-    return []
 
 
 def _anchored(settings: Settings, folder: Path) -> Settings:

@@ -38,6 +38,8 @@ class Snapshot:
     safe: SafeRecord | None = None
     trip: str = ""
     alarms: tuple[str, ...] = ()
+    cooling: str = ""
+    """What the later stages of the safe state wait for."""
 
 
 def status_line(now: Snapshot) -> str:
@@ -49,6 +51,8 @@ def status_line(now: Snapshot) -> str:
         parts.append(f"TRIPPED: {now.trip}")
     if now.alarms and not now.trip:
         parts.append(f"ALARM: {'; '.join(now.alarms)}")
+    if now.cooling and now.phase != "RUN":
+        parts.append(f"cooling: {now.cooling}")
     if now.silent:
         parts.append(f"no answer from {', '.join(now.silent)}")
     if now.trouble:

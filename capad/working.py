@@ -22,7 +22,7 @@ from capad.wiring import Parts
 __all__ = ["Working"]
 
 ABORTED, NOT_VERIFIED = 1, 3
-_RIG_CODES = frozenset({"rig.device_silent", "rig.tripped", "rig.alarm"})
+_RIG_CODES = frozenset({"rig.device_silent", "rig.tripped", "rig.alarm", "rig.safe_state_kept"})
 
 
 class Working:
@@ -230,7 +230,8 @@ class Working:
             service.console.say(f"tripped: {service.safety.trips.text}; see capa safety")
             service.code = max(service.code, ABORTED)
             return True
-        return spool.is_empty
+        cooling = service.bench is not None and service.bench.stages.due
+        return spool.is_empty and not cooling
 
     async def _watch_for_the_end(self, spool: Spool) -> None:
         service = self._service

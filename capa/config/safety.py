@@ -15,6 +15,7 @@ from capa.models import Frozen, Number
 __all__ = [
     "ActionOrOff",
     "DiskWatch",
+    "NextRun",
     "OutputWatch",
     "RateWatch",
     "RecorderWatch",
@@ -25,6 +26,7 @@ __all__ = [
 ]
 
 ActionOrOff = Literal["off", "warn", "pause", "abort", "safe_shutdown"]
+NextRun = Literal["after_first_stage", "after_last_stage"]
 
 
 class StaleWatch(Frozen):
@@ -127,3 +129,5 @@ class SafetySpec(Frozen):
     thermal: tuple[ThermalWatch, ...] = ()
     disk: DiskWatch = DiskWatch()
     recorder: RecorderWatch = RecorderWatch()
+    next_run_may_start: NextRun | None = None
+    """When the next run may begin after one on this rig; as the daemon is set when absent."""

@@ -8,11 +8,11 @@ The run's authorization ends *before* the safe state is driven, not after it: no
 procedure left behind in a link's queue may follow the safe value.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -42,6 +42,22 @@ from capa.storage.finalize import finalize_in_child
 __all__ = ["Conductor", "RunReport", "RunRequest"]
 
 CLOSE_BUDGET_S = 15.0
+
+
+class Later(Protocol):
+    """What drives the later stages of the safe state; see ``capa.runtime.stages``."""
+
+    async def pause(self) -> str:
+        """Wait for nothing any more; returns why a run must not begin, in words."""
+        ...
+
+    def call_off(self) -> Sequence[str]:
+        """Give up what was due, since a run begins; returns it in words."""
+        ...
+
+    def go_on(self, after: str | None, verdicts: Mapping[str, ChannelVerdict]) -> None:
+        """Begin anew after a run; or, where none came to be (None), wait on as before."""
+        ...
 
 
 class Conductor:
@@ -87,6 +103,8 @@ class Conductor:
         """Hears how each run's safe state ended; the safety monitor's."""
         self.forbidding: Callable[[], Mapping[str, str]] | None = None
         """Says what forbids arming just now, by rule; the safety monitor's."""
+        self.later: Later | None = None
+        """Drives the later stages of the safe state between runs."""
         self._preparing = Preparing(
             rig,
             self.gate,
@@ -222,9 +240,18 @@ class Conductor:
         self.last_report = None
         active = self._active = self._preparing.begin(request)
         try:
+            if self.later is not None and (why := await self.later.pause()):
+                active.problems.append(Problem(code="rig.safe_state_kept", message=why))
             return await self._conducted(active)
         finally:
             self._active = None
+            if self.later is not None:
+                self.later.go_on(self._ran(active), active.verdicts)
+
+    @staticmethod
+    def _ran(active: ActiveRun) -> str | None:
+        """Return the id of a run that came to be; None of one that was refused."""
+        return None if active.bundle is None else active.bundle.run_id
 
     async def _conducted(self, active: ActiveRun) -> RunReport:
         if not await self._preparing.arm(active):
@@ -314,6 +341,9 @@ class Conductor:
         )
         for problem in active.problems:
             active.event("run.problem", str(problem), severity="warning", metadata=asdict(problem))
+        if self.later is not None and active.outer is None:
+            for words in self.later.call_off():
+                active.event("safe_state.called_off", words, severity="warning")
 
     def _refused(self, active: ActiveRun) -> RunReport:
         active.authorization.disarm()

@@ -19,6 +19,7 @@ from capa.runtime.gate import Gate
 from capa.runtime.report import Outcome, RunReport
 from capa.runtime.rig import Rig
 from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
+from capa.runtime.stages import later_words
 from capa.storage.bundle import BundleWriter
 
 __all__ = ["FINALIZE_BUDGET_S", "Ending", "Finalize", "Finalized"]
@@ -135,8 +136,15 @@ class Ending:
             problems=tuple(active.problems),
             steps=tuple(active.executor.records),
             raised=tuple(active.raised),
+            later=self._later(active),
             trip=self._gate.trip,
         )
+
+    def _later(self, active: ActiveRun) -> tuple[str, ...]:
+        """What follows a run inside a run is the rest of that run."""
+        if active.outer is not None:
+            return ()
+        return later_words(self._rig.profile.safe_state, self._rig.registry)
 
 
 def _plain(verdict: ChannelVerdict) -> dict[str, Any]:

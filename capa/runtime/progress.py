@@ -8,7 +8,7 @@ from capa.channels.registry import ChannelRegistry
 from capa.experiment.executor import MethodExecutor, StepActivity
 from capa.runtime.databus import DataBus
 
-__all__ = ["RunProgress", "progress_of"]
+__all__ = ["RunProgress", "progress_of", "spoken_s"]
 
 _MINUTE_S, _HOUR_S = 60, 3600
 
@@ -50,7 +50,7 @@ class RunProgress:
         if self.condition:
             line += f" until {self.condition}"
         if self.seconds_left is not None:
-            line += f", {_spoken(self.seconds_left)} left"
+            line += f", {spoken_s(self.seconds_left)} left"
         return line
 
     def _values(self) -> str:
@@ -114,7 +114,8 @@ def _of_step(
     )
 
 
-def _spoken(seconds: float) -> str:
+def spoken_s(seconds: float) -> str:
+    """Say how long that is, e.g. ``2 h 5 min``."""
     if seconds >= _HOUR_S:
         return f"{int(seconds // _HOUR_S)} h {int(seconds % _HOUR_S // _MINUTE_S)} min"
     if seconds >= _MINUTE_S:

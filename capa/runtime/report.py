@@ -48,5 +48,7 @@ class RunReport:
     steps: tuple[StepRecord, ...] = ()
     raised: tuple[str, ...] = ()
     """What the safety monitor raised meanwhile, in its words."""
+    later: tuple[str, ...] = ()
+    """What of the safe state was still to come when the run was over, and when."""
     trip: str = ""
     """What was latched when the run was over; empty when nothing was."""

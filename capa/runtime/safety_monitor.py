@@ -11,7 +11,7 @@ While a rule other than a warning is raised, nothing is armed. A trip stays unti
 it. The safe state is driven by a task of its own, so that the watch goes on meanwhile.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from typing import Any, Literal, Protocol
 
 import trio
@@ -283,7 +283,7 @@ class SafetyMonitor:
         while True:
             with trio.move_on_after(RETRY_S):
                 await self._drive.wait()
-            if not (self._drive.is_set() or self._unreached):
+            if not (self._drive.is_set() or self._unreached.keys() & self._first_stage()):
                 continue
             self._drive = trio.Event()
             latching, self._latching = self._latching, False
@@ -295,6 +295,11 @@ class SafetyMonitor:
             self._report(verdicts)
             self.judge(verdicts, latch=latching)
             self._changed()
+
+    def _first_stage(self) -> Collection[str]:
+        """Return the outputs of stage one; what is later is tried again by who waits for it."""
+        stages = self._rig.profile.safe_state
+        return stages[0].set.keys() if stages else ()
 
     def _report(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
         for verdict in verdicts.values():

@@ -63,9 +63,12 @@ def test_a_file_that_was_named_and_is_not_there_is_an_error(tmp_path: Path) -> N
         load_settings(tmp_path / "capad.toml", {})
 
 
-def test_what_is_not_available_is_refused_rather_than_ignored(tmp_path: Path) -> None:
-    said = problems(tmp_path / "capad.toml", '[safety]\nnext_run_may_start = "after_last_stage"\n')
-    assert "not available" in said
+def test_the_next_run_waits_for_the_last_stage_unless_the_box_says_other(tmp_path: Path) -> None:
+    assert load_settings(None, {}).safety.next_run_may_start == "after_last_stage"
+    file = tmp_path / "capad.toml"
+    file.write_text('[safety]\nnext_run_may_start = "after_first_stage"\n')
+    assert load_settings(file, {}).safety.next_run_may_start == "after_first_stage"
+    assert "after_last_stage" in problems(file, '[safety]\nnext_run_may_start = "at once"\n')
 
 
 def test_the_settings_in_force_are_printed_one_a_line() -> None:
