@@ -1,5 +1,6 @@
 """What a device driver is to the engine, and what passes between them."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -44,12 +45,18 @@ class FieldInfo:
 
 @dataclass(frozen=True, slots=True)
 class Reading:
-    """One field of one device, in the field's own unit; NaN where the status is not usable."""
+    """One field of one device, in the field's own unit; NaN where the status is not usable.
+
+    ``at_s`` is the midpoint of the exchange, on trio's clock. ``native`` is what the device said,
+    as it said it: a line of text, or the bytes in hexadecimal. All readings of one exchange share
+    it; what the adapter makes of it can be made again from it.
+    """
 
     field: str
     value: float
     at_s: float
     status: Status = Status.OK
+    native: str = dataclasses.field(default="", compare=False)
 
 
 @dataclass(frozen=True, slots=True)

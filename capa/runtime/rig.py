@@ -5,7 +5,7 @@ one to travel on.
 """
 
 import math
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -33,7 +33,7 @@ from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.errors import CapaError, DeviceError, LinkClosedError
 from capa.runtime.databus import DataBus
 
-__all__ = ["Rig", "open_rig"]
+__all__ = ["ReadingsTap", "Rig", "open_rig"]
 
 FAILURES_TO_DOWN = 3
 DOWN_POLL_S = 1.0
@@ -46,6 +46,9 @@ HEARTBEAT_S = 1.0
 
 
 _Route = tuple[str, float, float]
+
+ReadingsTap = Callable[[DeviceAdapter, Sequence[Reading]], None]
+"""Handed what a device said, native record and all, before it becomes samples; must not block."""
 
 
 @dataclass(slots=True)
@@ -108,6 +111,7 @@ class Rig:
         self.bus = DataBus()
         self.links = links
         self._units = units
+        self.on_readings: ReadingsTap | None = None
         self._derived = DerivedChannels.from_profile(profile)
         self._log = log
 
@@ -213,7 +217,10 @@ class Rig:
         try:
             if not unit.answering.is_set():
                 unit.identity = await unit.adapter.open()
-            samples = unit.samples(await unit.adapter.poll())
+            readings = await unit.adapter.poll()
+            if self.on_readings is not None:
+                self.on_readings(unit.adapter, readings)
+            samples = unit.samples(readings)
         except CapaError as error:
             self._failed(unit, error)
         except Exception as error:  # noqa: BLE001 - a driver's bug takes its device down, not the rig

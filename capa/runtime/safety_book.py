@@ -162,7 +162,7 @@ def _of_output(
     if binding.command is None:
         return
     tables = {watch.channel: watch for watch in profile.safety.output}
-    same = binding.field == binding.command_field
+    same = binding.field == binding.command_field and binding.reads_back
     watch = tables.get(spec.name, OutputWatch(channel=spec.name) if same else None)
     if watch is None or watch.action == "off":
         return
