@@ -20,7 +20,14 @@ class LinkError(CapaError):
 
 
 class LinkTimeoutError(LinkError):
-    """A device stayed silent, or would not fall silent, past its deadline."""
+    """A device stayed silent, or would not fall silent, past its deadline.
+
+    ``fault`` is ``silent``, ``truncated`` (a reply began and did not end) or ``babble``.
+    """
+
+    def __init__(self, message: str, *, fault: str = "silent") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class LinkClosedError(LinkError):
@@ -28,7 +35,16 @@ class LinkClosedError(LinkError):
 
 
 class FrameError(CapaError):
-    """Bytes that are not the reply to what was asked; the one error a codec raises."""
+    """Bytes that are not the reply to what was asked; the one error a codec raises.
+
+    ``fault`` is what they are counted as: ``garbled``, ``checksum`` (it does not fit), ``foreign``
+    (another device's, or an answer to another question), ``doubled`` (more came than was asked
+    for), ``late`` (one of them is an older reply) or ``implausible``.
+    """
+
+    def __init__(self, message: str, *, fault: str = "garbled") -> None:
+        super().__init__(message)
+        self.fault = fault
 
 
 class DeviceError(CapaError):

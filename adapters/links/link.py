@@ -246,7 +246,8 @@ class StreamLink:
         return LinkTimeoutError(
             f"link {self.name} ({self._spec.port}) does not fall silent: bytes nobody asked for, "
             f"for {for_s:.1f} s ({self._stats.drained_bytes} discarded so far); look for a device "
-            "in streaming or auto-print mode, a wrong baud rate, or a second master on the line"
+            "in streaming or auto-print mode, a wrong baud rate, or a second master on the line",
+            fault="babble",
         )
 
     async def _keep_gap(self, pipe: Pipe, gap_s: float) -> None:
@@ -276,5 +277,6 @@ class StreamLink:
         seen = f"{answer} bytes of one came" if answer else "not a byte came"
         raise LinkTimeoutError(
             f"link {self.name} ({self._spec.port}): no complete reply within {timeout_s:g} s of "
-            f"the request's end, {seen}; check power, address, baud rate and wiring"
+            f"the request's end, {seen}; check power, address, baud rate and wiring",
+            fault="truncated" if answer else "silent",
         )

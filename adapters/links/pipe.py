@@ -240,4 +240,6 @@ class Pipe:
             if left_s <= 0:
                 return
             await self.stirred(left_s)
-        raise FrameError("two replies came, one of them late; which is which is unknown")
+        raise FrameError(
+            "two replies came, one of them late; which is which is unknown", fault="late"
+        )

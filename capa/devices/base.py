@@ -1,18 +1,24 @@
 """What most adapters share, ours and third parties' alike; using it is optional."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from typing import TypeVar
 
 from capa.devices.adapter import FieldInfo
-from capa.devices.link import Link
+from capa.devices.link import Answer, Link, Priority
 from capa.devices.spec import DeviceSpec
+from capa.errors import FrameError, LinkTimeoutError
 
 __all__ = ["BaseAdapter"]
+
+ReplyT = TypeVar("ReplyT")
 
 
 class BaseAdapter:
     """The descriptive half of ``DeviceAdapter``: name, family, link, fields, capabilities.
 
-    A family derives from it and adds ``open``, ``poll`` and ``write``.
+    A family derives from it and adds ``open``, ``poll`` and ``write``, which go through
+    ``_exchange``. ``counters`` says how often what went wrong: ``silent``, ``truncated``,
+    ``checksum``, ``foreign``, ``doubled``, ``late``, ``garbled``, ``implausible`` and such.
     """
 
     def __init__(
@@ -27,6 +33,7 @@ class BaseAdapter:
         self._link = link
         self._fields = fields
         self._capabilities = capabilities
+        self.counters: dict[str, int] = {}
 
     @property
     def name(self) -> str:
@@ -52,3 +59,24 @@ class BaseAdapter:
     def fields(self) -> Mapping[str, FieldInfo]:
         """What it can tell or be told."""
         return self._fields
+
+    async def _exchange(
+        self,
+        request: bytes,
+        feed: Callable[[bytes], ReplyT | None],
+        *,
+        priority: Priority,
+        reply_timeout_s: float | None = None,
+        gap_s: float = 0.0,
+    ) -> Answer[ReplyT]:
+        """Exchange over the link, and count what is wrong with what comes back."""
+        try:
+            return await self._link.exchange(
+                request, feed, priority=priority, reply_timeout_s=reply_timeout_s, gap_s=gap_s
+            )
+        except (FrameError, LinkTimeoutError) as error:
+            self._count(error.fault)
+            raise
+
+    def _count(self, what: str) -> None:
+        self.counters[what] = self.counters.get(what, 0) + 1

@@ -66,5 +66,7 @@ class LineReply(Generic[ReplyT]):
                 raise FrameError(f"{len(seen)} bytes and no end of line: {seen[:60]!r}...")
             return None
         if end + len(self._terminator) < len(seen):
-            raise FrameError(f"more than one line came back: {seen[:80]!r}; is it streaming?")
+            raise FrameError(
+                f"more than one line came back: {seen[:80]!r}; is it streaming?", fault="doubled"
+            )
         return self._decode(seen[:end])

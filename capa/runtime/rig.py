@@ -331,7 +331,10 @@ def _make_unit(
     if family is None:
         raise LookupError(f"device {spec.name}: adapter {spec.adapter!r} is not installed")
     link = links[spec.link]
-    return _Unit(spec, family.create(spec, link), link, _routes(spec.name, registry))
+    adapter = family.create(spec, link)
+    unit = _Unit(spec, adapter, link, _routes(spec.name, registry))
+    unit.health.counters = getattr(adapter, "counters", unit.health.counters)
+    return unit
 
 
 def _routes(device: str, registry: ChannelRegistry) -> Mapping[str, tuple[_Route, ...]]:
