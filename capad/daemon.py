@@ -79,7 +79,7 @@ class Daemon:
         """SIGINT: abort the run and hold the queue; in a terminal with nothing running, end."""
         service = self._service
         if service.current is not None and service.bench is not None:
-            service.bench.conductor.stop("SIGINT: an operator asked for an abort")
+            service.bench.conductor.stop("SIGINT: an operator asked for an abort", by="SIGINT")
             service.abort = "aborted by SIGINT"
             service.console.say("aborting: the run is stopped and the rig made safe")
         elif service.options.interactive:
@@ -94,8 +94,10 @@ class Daemon:
         """SIGTERM: stop the run without a cooldown dwell, make safe, seal, exit."""
         service = self._service
         if service.current is not None and service.bench is not None:
-            service.bench.conductor.stop(reason)
-            service.bench.conductor.stop(reason)  # the second one forgoes the dwell
+            service.bench.conductor.stop(reason, by=reason.partition(":")[0])
+            service.bench.conductor.stop(
+                reason, by=reason.partition(":")[0]
+            )  # the second one forgoes the dwell
         service.stopping = service.stopping or reason
         service.supervisor.stopping()
         service.wake()

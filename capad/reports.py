@@ -9,6 +9,7 @@ from typing import Any
 from capa.clock import utc_now
 from capa.config.problems import Problem
 from capa.runtime.console import verdict_lines
+from capa.runtime.ladder import Rung, ladder_lines
 from capa.runtime.report import RunReport
 from capa.runtime.safe_state import Verdict
 from capad.jobs import Job, JobState, shown_name
@@ -131,11 +132,16 @@ def _run(run: RunReport) -> dict[str, Any]:
         "started_utc": run.started_utc.isoformat(timespec="milliseconds"),
         "ended_utc": run.ended_utc.isoformat(timespec="milliseconds"),
         "verdicts": {name: asdict(verdict) for name, verdict in run.verdicts.items()},
+        "ladder": [_rung(rung) for rung in run.ladder],
         "later": list(run.later),
         "raised": list(run.raised),
         "trip": run.trip,
         "steps": [asdict(step) for step in run.steps],
     }
+
+
+def _rung(rung: Rung) -> dict[str, str]:
+    return {"at_utc": rung.at_utc.isoformat(timespec="milliseconds"), "words": rung.words}
 
 
 def _run_lines(run: RunReport) -> list[str]:
@@ -144,6 +150,9 @@ def _run_lines(run: RunReport) -> list[str]:
         f"Run {run.run_id or '(none)'}: {run.run_status}, {took_s:.1f} s",
         f"Why it ended: {run.exit_reason}",
     ]
+    if run.ladder and run.run_status != "completed":
+        lines += ["How it was brought to rest (UTC):"]
+        lines += [f"  {line}" for line in ladder_lines(run.ladder)]
     if run.raised:
         lines += ["Raised by the safety monitor:", *(f"  {words}" for words in run.raised)]
     if run.trip:

@@ -10,9 +10,10 @@ import trio
 from capa.clock import RunClock
 from capa.config.problems import Problem
 from capa.experiment.authorization import Authorization
-from capa.experiment.executor import MethodExecutor
+from capa.experiment.executor import MethodExecutor, StepRecord
 from capa.experiment.procedures.base import Procedure, ProcedureContext, ResolvedRecordingPlan
 from capa.experiment.procedures.live import OperatorCommand
+from capa.runtime.ladder import Rung
 from capa.runtime.report import Outcome, RunReport, RunRequest
 from capa.runtime.run_log import RunLog
 from capa.runtime.safe_state import ChannelVerdict
@@ -50,6 +51,7 @@ class ActiveRun:
     orders: trio.MemorySendChannel[OperatorCommand] | None = None
     safety: str = ""
     raised: list[str] = field(default_factory=list)
+    rungs: list[Rung] = field(default_factory=list)
 
     def outcome(self) -> tuple[Outcome, str]:
         """Say how the run ended, and why.
@@ -79,16 +81,46 @@ class ActiveRun:
             yield active
             active = active.outer
 
-    def ask_to_stop(self, reason: str) -> None:
+    def ask_to_stop(self, reason: str, *, by: str) -> None:
         """Set the stop, or the second one; on record."""
         first = not self.stop.is_set()
         self.event(
             "run.stop_requested" if first else "run.cooldown_ended",
             reason,
             severity="warning",
-            metadata={"reason": reason},
+            metadata={"reason": reason, "source": by},
+        )
+        self.rung(
+            f"stop asked for by {by}: {reason}"
+            if first
+            else f"stop asked for again by {by}: a cooldown dwell ends ({reason})"
         )
         (self.stop if first else self.second_stop).set(reason)
+
+    def rung(self, words: str, *, at_s: float | None = None) -> None:
+        """Note a rung of the ladder, now or at an instant of trio's clock."""
+        now_s = trio.current_time() if at_s is None else at_s
+        self.rungs.append(Rung(self.clock.utc_at(self.clock.ns_at(now_s)), words))
+
+    def ladder(self) -> tuple[Rung, ...]:
+        """Return all rungs in the order of time, with the steps that were left for a stop."""
+        left = (
+            Rung(
+                self.clock.utc_at(step.left_ns),
+                f"step {step.index + 1} ({step.kind}) was left"
+                + ("" if step.outcome == "stopped" else ", unfinished"),
+            )
+            for step in self.executor.records
+            if step.left_ns is not None and self._left_for_stop(step)
+        )
+        return tuple(sorted([*self.rungs, *left]))
+
+    def _left_for_stop(self, step: StepRecord) -> bool:
+        """Whether a step was left because of the stop, and not before it."""
+        stopped_s = self.stop.set_at_s
+        if stopped_s is None or step.left_ns is None or step.outcome == "exited":
+            return False
+        return step.left_ns >= self.clock.ns_at(stopped_s)
 
     def event(
         self,

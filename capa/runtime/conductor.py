@@ -157,16 +157,16 @@ class Conductor:
         """The bundle being recorded, for its health; None between runs."""
         return self._active.bundle if self._active else None
 
-    def stop(self, reason: str) -> None:
+    def stop(self, reason: str, *, by: str = "an operator") -> None:
         """Ask the run to stop; asked again, end the cool-down dwell of what follows the stop.
 
-        A run inside the run is stopped with it.
+        A run inside the run is stopped with it. ``by`` is who or what asks, for the record.
         """
         active = self._active
         if active is not None and not active.stop.is_set():
             self.gate.recall("the run was asked to stop")
         for one in self._all():
-            one.ask_to_stop(reason)
+            one.ask_to_stop(reason, by=by)
 
     def tell(self, command: OperatorCommand) -> bool:
         """Hand an operator's command to the procedure that runs, the inner one if there is one.
@@ -208,8 +208,9 @@ class Conductor:
             if not (active.safety or active.returned or active.failure):
                 active.safety = f"{active.stop.reason}; {reason}".removeprefix("; ")
             if not active.stop.is_set():
-                active.ask_to_stop(reason)
-            if at_once:
+                active.ask_to_stop(reason, by="the safety monitor")
+            if at_once and not active.second_stop.is_set():
+                active.rung("a cooldown dwell is forgone: the safe state is driven at once")
                 active.second_stop.set(reason)
         return self._active is not None
 

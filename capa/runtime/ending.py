@@ -80,16 +80,15 @@ class Ending:
         """Close the gate to the run, drive stage one, and keep the verdicts, as values."""
         self._gate.end_run()
         active.event("authorization.disarmed", f"authorization {active.authorization.id} ended")
+        active.rung("the gate was closed to the run; the safe state is driven")
         active.verdicts = await drive_safe_state(
             self._rig, budget_s=self._safing_budget_s, on_write=self._gate.note
         )
         for verdict in active.verdicts.values():
-            active.event(
-                "safe_state.verdict",
-                f"{verdict.channel} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}",
-                severity=_SEVERITY[verdict.verdict],
-                metadata=_plain(verdict),
-            )
+            words = f"{verdict.channel} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}"
+            severity = _SEVERITY[verdict.verdict]
+            active.event("safe_state.verdict", words, severity=severity, metadata=_plain(verdict))
+            active.rung(words, at_s=verdict.at_s)
         self._hear(active.verdicts)
 
     async def wind_up(self, active: ActiveRun, bundle: BundleWriter, ctx: ProcedureContext) -> None:
@@ -136,6 +135,7 @@ class Ending:
             problems=tuple(active.problems),
             steps=tuple(active.executor.records),
             raised=tuple(active.raised),
+            ladder=active.ladder(),
             later=self._later(active),
             trip=self._gate.trip,
         )

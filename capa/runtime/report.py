@@ -9,6 +9,7 @@ from typing import Literal
 from capa.config.experiment import ExperimentConfig
 from capa.config.problems import Problem
 from capa.experiment.executor import StepRecord
+from capa.runtime.ladder import Rung
 from capa.runtime.safe_state import ChannelVerdict
 
 __all__ = ["Outcome", "RunReport", "RunRequest"]
@@ -48,6 +49,8 @@ class RunReport:
     steps: tuple[StepRecord, ...] = ()
     raised: tuple[str, ...] = ()
     """What the safety monitor raised meanwhile, in its words."""
+    ladder: tuple[Rung, ...] = ()
+    """How it was brought to its end, from the stop on; in the order of time."""
     later: tuple[str, ...] = ()
     """What of the safe state was still to come when the run was over, and when."""
     trip: str = ""

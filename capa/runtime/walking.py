@@ -50,6 +50,8 @@ class Walk:
             try:
                 await procedure.run(ctx)
                 active.returned = True
+                if active.stop.is_set():
+                    active.rung("the procedure returned")
             except Exception as error:  # noqa: BLE001 - a crashed procedure must not end the daemon
                 _crashed(active, error)
             nursery.cancel_scope.cancel()
@@ -74,6 +76,13 @@ class Walk:
             f"the procedure had not returned {self.grace_s:g} s after the stop "
             f"({active.stop.reason}), and was cancelled"
         )
+        active.event(
+            "run.grace_ended",
+            active.failure,
+            severity="error",
+            metadata={"grace_s": self.grace_s, "stop": active.stop.reason},
+        )
+        active.rung(f"{self.grace_s:g} s of grace were over: the procedure was cancelled")
         scope.cancel()
 
     def _lagged(self, procedure: Procedure, lag_s: float) -> None:
@@ -93,6 +102,8 @@ class Walk:
             severity="warning",
             metadata={"procedure": procedure.id, "lag_s": lag_s},
         )
+        if active.stop.is_set():
+            active.rung(f"the loop was blocked for {lag_s:.1f} s: a stop went unheard meanwhile")
 
 
 async def record(bundle: BundleWriter, recording: trio.CancelScope, active: ActiveRun) -> None:
@@ -120,6 +131,7 @@ def _crashed(active: ActiveRun, error: Exception) -> None:
     active.failure = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     active.log.error("run.crashed", message=active.failure, traceback=trace)
+    active.rung(f"the procedure failed: {active.failure}")
     active.event(
         "run.crashed",
         active.failure,
