@@ -11,6 +11,7 @@ from capa.errors import BundleError
 from capa.storage.atomic import write_atomically
 from capa.storage.finalize import finalize_in_child
 from capa.storage.manifest import GUARD_FILE, MANIFEST_FILE, Manifest, read_manifest
+from capad.aftermath import rungs_after
 from capad.guarding import GuardReport
 from capad.jobs import Job, JobState
 from capad.reports import Report, interrupted
@@ -95,9 +96,10 @@ def _report(job: Job, runs_root: Path, sealed: dict[str, str], guard: GuardRepor
         summary = "completed and sealed; the daemon ended before it could say so"
         return Report(job, JobState.DONE, summary, advice=(f"Bundle: {path}",))
     detail = f"bundle {path}: {manifest.run_status}, {manifest.bundle_status}"
-    if guard is not None and manifest.guard is not None:
-        detail += f"; {guard}"
-    return interrupted(job, detail)
+    acted = guard if manifest.guard is not None else None
+    if acted is not None:
+        detail += f"; {acted}"
+    return interrupted(job, detail, rungs_after(path, acted))
 
 
 def _settle(folders: SpoolFolders, job: Job, report: Report) -> None:

@@ -27,6 +27,8 @@ class Report:
     problems: tuple[Problem, ...] = ()
     run: RunReport | None = None
     advice: tuple[str, ...] = ()
+    ladder: tuple[Rung, ...] = ()
+    """How an interrupted run ended, as far as it is known."""
     made_utc: datetime = field(default_factory=utc_now)
 
     @property
@@ -50,6 +52,7 @@ class Report:
             "made_utc": self.made_utc.isoformat(timespec="milliseconds"),
             "problems": [_problem(problem) for problem in self.problems],
             "run": None if self.run is None else _run(self.run),
+            "ladder": [_rung(rung) for rung in self.ladder],
             "advice": list(self.advice),
         }
         return json.dumps(data, indent=2, default=str) + "\n"
@@ -64,6 +67,8 @@ class Report:
             lines += ["", "Problems:", *(f"  {problem}" for problem in self.problems)]
         if self.run is not None:
             lines += ["", *_run_lines(self.run)]
+        if self.ladder:
+            lines += ["", *_rest_lines(self.ladder)]
         if self.advice:
             lines += ["", *self.advice]
         lines += ["", f"Job {self.job.id}, reported {self.made_utc:%Y-%m-%d %H:%M:%S} UTC"]
@@ -108,13 +113,14 @@ def before_arming(job: Job, reason: str) -> Report:
     )
 
 
-def interrupted(job: Job, detail: str) -> Report:
+def interrupted(job: Job, detail: str, ladder: tuple[Rung, ...] = ()) -> Report:
     """Report a job that was running when the daemon ended."""
     return Report(
         job,
         JobState.FAILED,
         f"interrupted: the daemon ended while this ran; {detail}",
         advice=("It is not run again by itself: drop the file again if it should be.",),
+        ladder=ladder,
     )
 
 
@@ -140,6 +146,13 @@ def _run(run: RunReport) -> dict[str, Any]:
     }
 
 
+def _rest_lines(ladder: Sequence[Rung]) -> list[str]:
+    return [
+        "How it was brought to rest (UTC):",
+        *(f"  {line}" for line in ladder_lines(ladder)),
+    ]
+
+
 def _rung(rung: Rung) -> dict[str, str]:
     return {"at_utc": rung.at_utc.isoformat(timespec="milliseconds"), "words": rung.words}
 
@@ -151,8 +164,7 @@ def _run_lines(run: RunReport) -> list[str]:
         f"Why it ended: {run.exit_reason}",
     ]
     if run.ladder and run.run_status != "completed":
-        lines += ["How it was brought to rest (UTC):"]
-        lines += [f"  {line}" for line in ladder_lines(run.ladder)]
+        lines += _rest_lines(run.ladder)
     if run.raised:
         lines += ["Raised by the safety monitor:", *(f"  {words}" for words in run.raised)]
     if run.trip:

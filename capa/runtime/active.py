@@ -13,7 +13,7 @@ from capa.experiment.authorization import Authorization
 from capa.experiment.executor import MethodExecutor, StepRecord
 from capa.experiment.procedures.base import Procedure, ProcedureContext, ResolvedRecordingPlan
 from capa.experiment.procedures.live import OperatorCommand
-from capa.runtime.ladder import Rung
+from capa.runtime.ladder import Rung, in_order
 from capa.runtime.report import Outcome, RunReport, RunRequest
 from capa.runtime.run_log import RunLog
 from capa.runtime.safe_state import ChannelVerdict
@@ -113,7 +113,8 @@ class ActiveRun:
             for step in self.executor.records
             if step.left_ns is not None and self._left_for_stop(step)
         )
-        return tuple(sorted([*self.rungs, *left]))
+        # At one and the same instant a step is left after the stop and before what follows it.
+        return in_order([*self.rungs[:1], *left, *self.rungs[1:]])
 
     def _left_for_stop(self, step: StepRecord) -> bool:
         """Whether a step was left because of the stop, and not before it."""

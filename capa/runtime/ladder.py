@@ -9,10 +9,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-__all__ = ["Rung", "ladder_lines"]
+__all__ = ["Rung", "in_order", "ladder_lines"]
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Rung:
     """One thing that was done, or came about, and when."""
 
@@ -20,9 +20,14 @@ class Rung:
     words: str
 
 
+def in_order(rungs: Iterable[Rung]) -> tuple[Rung, ...]:
+    """Return rungs in the order of time; those of one instant stay as they are."""
+    return tuple(sorted(rungs, key=lambda rung: rung.at_utc))
+
+
 def ladder_lines(rungs: Iterable[Rung]) -> list[str]:
     """Return one line per rung for a person, in the order of time."""
     return [
         f"{rung.at_utc:%H:%M:%S}.{rung.at_utc.microsecond // 1000:03d}  {rung.words}"
-        for rung in sorted(rungs, key=lambda rung: rung.at_utc)
+        for rung in in_order(rungs)
     ]

@@ -1,0 +1,90 @@
+"""How a run ended whose daemon was gone: from its last events, systemd's word and the guardian's.
+
+The rungs are read from what each of them wrote by itself; nothing is concluded here.
+"""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from datetime import datetime
+from pathlib import Path
+
+from capa.runtime.ladder import Rung, in_order
+from capad.guarding import GuardReport
+
+__all__ = ["rungs_after"]
+
+_EVENTS = "events.sqlite"
+_KINDS = (
+    "run.stop_requested",
+    "run.cooldown_ended",
+    "run.grace_ended",
+    "run.crashed",
+    "run.loop_blocked",
+    "method.executor.stopped",
+    "method.step.failed",
+    "safe_state.verdict",
+    "safety.tripped",
+)
+_ENDS = {
+    "watchdog": "the daemon showed no life: systemd's watchdog ended it",
+    "signal": "the daemon was killed",
+    "core-dump": "the daemon crashed",
+    "oom-kill": "the kernel killed the daemon: memory ran out",
+    "timeout": "the daemon did not end in time and was killed",
+    "exit-code": "the daemon ended with an error",
+}
+
+
+def rungs_after(bundle: Path, guard: GuardReport | None) -> tuple[Rung, ...]:
+    """Return what is known of an interrupted run's end, in the order of time; blocks."""
+    rungs = list(_recorded(bundle))
+    if guard is not None:
+        rungs += _guarded(guard)
+    return in_order(rungs)
+
+
+def _recorded(bundle: Path) -> Iterator[Rung]:
+    """Yield the rungs that the daemon still wrote, and the very last thing that it did."""
+    marks = ", ".join("?" * len(_KINDS))
+    try:
+        uri = f"file:{(bundle / _EVENTS).as_posix()}?mode=ro"
+        with closing(sqlite3.connect(uri, uri=True)) as db:
+            found = db.execute(
+                f"SELECT t_utc, message FROM events WHERE kind IN ({marks}) ORDER BY id",  # noqa: S608 - question marks only
+                _KINDS,
+            ).fetchall()
+            last = db.execute(
+                "SELECT t_utc, kind || ': ' || message FROM events ORDER BY id DESC LIMIT 1"
+            ).fetchall()
+        for at, message in found:
+            yield Rung(datetime.fromisoformat(at), str(message))
+        for at, message in last:
+            yield Rung(datetime.fromisoformat(at), f"the last that was recorded: {message}")
+    except (sqlite3.Error, ValueError):
+        return  # the bundle's own notes say what is wrong with it
+
+
+def _guarded(guard: GuardReport) -> Iterator[Rung]:
+    """Yield how systemd says that the daemon ended, and what the guardian did."""
+    service = guard.record.get("service") or {}
+    result = str(service.get("service_result", ""))
+    if result in _ENDS:
+        how = service.get("exit_status")
+        yield Rung(guard.started_utc, _ENDS[result] + (f" ({how})" if how else ""))
+    ended = _instant(guard.record.get("ended_utc"), guard.started_utc)
+    if error := guard.record.get("error"):
+        yield Rung(ended, f"capad-guard: nothing was made safe: {error}")
+    for channel, verdict in guard.record["verdicts"].items():
+        words = (
+            f"{channel} = {verdict['value']:g}: {verdict['verdict']}, {verdict.get('detail', '')}"
+        )
+        yield Rung(ended, f"capad-guard: {words}")
+
+
+def _instant(text: object, otherwise: datetime) -> datetime:
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return otherwise
+    return found if found.tzinfo is not None else otherwise
