@@ -3,10 +3,13 @@
 import heapq
 from collections.abc import Callable
 from itertools import count
+from typing import Final
 
 import trio
 
 __all__ = ["MemoryStream"]
+
+_LOOK_S: Final = 0.02
 
 
 class MemoryStream(trio.abc.Stream):
@@ -17,10 +20,15 @@ class MemoryStream(trio.abc.Stream):
 
     Args:
         on_send: called with every write, at the instant of the write.
+        look: called before every read, and again and again while one waits, so that a far end
+            that speaks unasked can deliver what it has to say.
     """
 
-    def __init__(self, on_send: Callable[[bytes], None]) -> None:
+    def __init__(
+        self, on_send: Callable[[bytes], None], *, look: Callable[[], None] | None = None
+    ) -> None:
         self._on_send = on_send
+        self._look = look
         self._due: list[tuple[float, int, bytes, Callable[[bytes], None] | None]] = []
         self._order = count()
         self._changed = trio.Event()
@@ -63,11 +71,13 @@ class MemoryStream(trio.abc.Stream):
             if chunk := self.receive_nowait(max_bytes):
                 return chunk
             self._changed = trio.Event()
-            with trio.move_on_at(self._due[0][0] if self._due else float("inf")):
+            with trio.move_on_at(self._next_look_at_s()):
                 await self._changed.wait()
 
     def receive_nowait(self, max_bytes: int | None = None) -> bytes:
         """Return the next delivery whose time has come, or nothing."""
+        if self._look is not None:
+            self._look()
         if not self._due or self._due[0][0] > trio.current_time():
             return b""
         at_s, order, data, when_read = heapq.heappop(self._due)
@@ -82,6 +92,10 @@ class MemoryStream(trio.abc.Stream):
         """Close the near end."""
         self.hang_up(trio.ClosedResourceError("this end was closed"))
         await trio.lowlevel.checkpoint()
+
+    def _next_look_at_s(self) -> float:
+        at_s = self._due[0][0] if self._due else float("inf")
+        return at_s if self._look is None else min(at_s, trio.current_time() + _LOOK_S)
 
     def _notice(self) -> None:
         self._changed.set()

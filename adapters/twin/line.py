@@ -8,7 +8,7 @@ from adapters.twin.faults import LineFaults
 from adapters.twin.plant import TwinSettings
 from adapters.twin.wirelog import WireLog
 from capa.devices.spec import LinkSpec
-from capa.devices.twin import TwinDevice, TwinReply
+from capa.devices.twin import SpeaksUnasked, TwinDevice, TwinReply
 
 __all__ = ["Due", "TwinLine"]
 
@@ -37,6 +37,7 @@ class TwinLine:
     ) -> None:
         self.spec = spec
         self.devices = tuple(devices)
+        self._talkers = [device for device in self.devices if isinstance(device, SpeaksUnasked)]
         self.faults = LineFaults(spec.name)
         self._log = log
         self._idle_s = settings.idle_s
@@ -50,6 +51,20 @@ class TwinLine:
         """The link's name in the profile."""
         return self.spec.name
 
+    @property
+    def talkative(self) -> bool:
+        """Whether a device on it may speak without being asked, so that it must be listened to."""
+        return bool(self._talkers)
+
+    def unasked(self, now_s: float) -> list[Due]:
+        """Return what devices say of themselves since the last look."""
+        return [
+            self._schedule(reply, 0, now_s)
+            for device in self._talkers
+            for raw in device.unasked()
+            if (reply := self.faults.shape(raw, device.name)) is not None
+        ]
+
     def accept(self, chunk: bytes, now_s: float) -> list[Due]:
         """Log bytes from the host, let the devices have them, and return their replies."""
         self._log.rx(self.name, chunk)
@@ -57,7 +72,7 @@ class TwinLine:
             for device in self.devices:
                 device.line_idle()
         self._heard_at_s = now_s
-        due: list[Due] = []
+        due = self.unasked(now_s)
         for device in self.devices:
             if not self.faults.deafens(device.name):
                 due += [

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import trio
 
 from adapters.links.memory import MemoryStream
-from adapters.twin.line import TwinLine
+from adapters.twin.line import Due, TwinLine
 from adapters.twin.plant import Plant
 from adapters.twin.rig import TwinRig
 from adapters.twin.wirelog import WireLog
@@ -74,7 +74,8 @@ class MemoryPort:
         if not self._present:
             raise LinkClosedError(f"link {spec.name}: no such port; the twin's fault has it gone")
         self._hang_up()
-        self._stream = MemoryStream(self._on_send)
+        look = self._look if self._line.talkative else None
+        self._stream = MemoryStream(self._on_send, look=look)
         return self._stream
 
     def switch(self, *, present: bool) -> None:
@@ -89,8 +90,14 @@ class MemoryPort:
             self._stream = None
 
     def _on_send(self, data: bytes) -> None:
+        self._deliver(self._line.accept(data, trio.current_time()))
+
+    def _look(self) -> None:
+        self._deliver(self._line.unasked(trio.current_time()))
+
+    def _deliver(self, all_due: list[Due]) -> None:
         stream = self._stream
-        for due in self._line.accept(data, trio.current_time()):
+        for due in all_due:
             if stream is not None:
                 stream.deliver(due.data, at_s=due.at_s, when_read=self._line.sending)
 

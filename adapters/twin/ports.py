@@ -16,6 +16,7 @@ from adapters.twin.line import Due, TwinLine
 __all__ = ["Port", "PtyPort", "TcpPort"]
 
 LOCALHOST: Final = "127.0.0.1"
+_LOOK_S: Final = 0.02
 
 
 class Port(Protocol):
@@ -59,6 +60,8 @@ async def _carry(line: TwinLine, stream: trio.abc.Stream) -> None:
     with contextlib.suppress(*LOST):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_send_when_due, line, stream, waiting)
+            if line.talkative:
+                nursery.start_soon(_talk, line, outgoing)
             while chunk := await stream.receive_some():
                 for due in line.accept(bytes(chunk), trio.current_time()):
                     if due.at_s <= trio.current_time() and not _pending(outgoing):
@@ -67,6 +70,14 @@ async def _carry(line: TwinLine, stream: trio.abc.Stream) -> None:
                     else:
                         await outgoing.send(due)
             nursery.cancel_scope.cancel()
+
+
+async def _talk(line: TwinLine, outgoing: "trio.MemorySendChannel[Due]") -> None:
+    """Send what devices say of themselves, for as long as somebody listens."""
+    while True:
+        await trio.sleep(_LOOK_S)
+        for due in line.unasked(trio.current_time()):
+            await outgoing.send(due)
 
 
 def _pending(outgoing: "trio.MemorySendChannel[Due]") -> bool:

@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
-__all__ = ["PlantPort", "TwinDevice", "TwinReply"]
+__all__ = ["PlantPort", "SpeaksUnasked", "TwinDevice", "TwinReply"]
 
 
 class PlantPort(Protocol):
@@ -71,4 +71,16 @@ class TwinDevice(Protocol):
 
         Returns False when this device has no such fault.
         """
+        ...
+
+
+@runtime_checkable
+class SpeaksUnasked(Protocol):
+    """A ``TwinDevice`` that also says what nobody asked for at that moment; optional.
+
+    A stream, a line printed at power-up, an answer that waits for a condition.
+    """
+
+    def unasked(self) -> Sequence[TwinReply]:
+        """Return what has become due since the last call, and no more of it the next time."""
         ...
