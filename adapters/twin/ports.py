@@ -57,19 +57,26 @@ async def _carry(line: TwinLine, stream: trio.abc.Stream) -> None:
     Requests are read, and obeyed, as they come, also while a late reply is on its way.
     """
     outgoing, waiting = trio.open_memory_channel[Due](1000)
-    with contextlib.suppress(*LOST):
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_send_when_due, line, stream, waiting)
-            if line.talkative:
-                nursery.start_soon(_talk, line, outgoing)
-            while chunk := await stream.receive_some():
-                for due in line.accept(bytes(chunk), trio.current_time()):
-                    if due.at_s <= trio.current_time() and not _pending(outgoing):
-                        line.sending(due.data)
-                        await stream.send_all(due.data)
-                    else:
-                        await outgoing.send(due)
-            nursery.cancel_scope.cancel()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_send_when_due, line, stream, waiting)
+        if line.talkative:
+            nursery.start_soon(_talk, line, outgoing)
+        with contextlib.suppress(*LOST):  # in here: out of the nursery it would come as a group
+            await _obey(line, stream, outgoing)
+        nursery.cancel_scope.cancel()
+
+
+async def _obey(
+    line: TwinLine, stream: trio.abc.Stream, outgoing: "trio.MemorySendChannel[Due]"
+) -> None:
+    """Take requests until the host is gone."""
+    while chunk := await stream.receive_some():
+        for due in line.accept(bytes(chunk), trio.current_time()):
+            if due.at_s <= trio.current_time() and not _pending(outgoing):
+                line.sending(due.data)
+                await stream.send_all(due.data)
+            else:
+                await outgoing.send(due)
 
 
 async def _talk(line: TwinLine, outgoing: "trio.MemorySendChannel[Due]") -> None:

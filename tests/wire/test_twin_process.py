@@ -2,6 +2,8 @@
 
 import json
 import signal
+import socket
+import struct
 import subprocess
 import sys
 import time
@@ -171,6 +173,19 @@ async def test_a_reply_that_is_late_does_not_become_the_next_ones(twin: TwinProc
         by_field = {reading.field: reading.value for reading in await adapter.poll()}
         assert by_field["setpoint"] == pytest.approx(24.0, abs=0.01)
         assert link.stats.drained_bytes > 0
+
+
+async def test_a_host_that_dies_with_a_reply_unread_does_not_take_the_twin_along(
+    twin: TwinProcess,
+) -> None:
+    host, _, number = twin.link("balance").port.rpartition(":")
+    for late in range(20):  # it resets the connection, while the twin reads from it or writes to it
+        with socket.create_connection((host, int(number))) as dying:
+            dying.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            dying.sendall(b"\x1bP\r\n")
+            time.sleep(late * 0.002)
+    assert twin.ask(outputs=True)["ok"]
+    assert twin.process.poll() is None
 
 
 def test_a_fault_that_nothing_has_is_refused_with_the_ones_there_are(twin: TwinProcess) -> None:
