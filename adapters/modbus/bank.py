@@ -7,11 +7,13 @@ from typing import Literal
 from adapters.modbus.codec import (
     BadRequest,
     ExcCodes,
+    ReadBits,
     ReadRegisters,
     Refusal,
     Registers,
     Reply,
     Request,
+    WriteCoil,
     WriteRegister,
     WriteRegisters,
     Written,
@@ -67,6 +69,8 @@ class RegisterBank:
         match request:
             case BadRequest(_, function, code):
                 return Refusal(function, code)
+            case ReadBits() | WriteCoil():
+                return Refusal(request.function, ExcCodes.ILLEGAL_FUNCTION)
             case ReadRegisters(_, address, count):
                 return self._read(request.function, address, count)
             case WriteRegister(_, address, value):

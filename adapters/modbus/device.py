@@ -1,18 +1,21 @@
-"""Any Modbus device, read and written as the register map in its profile says."""
+"""Any Modbus device, read and written as its register map says."""
 
 import math
 from collections.abc import Sequence
 
+from adapters.modbus.blocks import Block, block_of, blocks_of, reading
 from adapters.modbus.codec import (
+    Bits,
     Query,
-    ReadRegisters,
     Refusal,
     Registers,
     Reply,
+    Speaker,
+    WriteCoil,
     WriteRegister,
     WriteRegisters,
 )
-from adapters.modbus.fields import Block, RegisterField, blocks_of, decode, encode
+from adapters.modbus.fields import RegisterField, decode, encode, status_of
 from adapters.modbus.options import ModbusOptions, unit_of
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldWrite, Identity, Reading, WriteAck
@@ -32,22 +35,20 @@ class ModbusAdapter(BaseAdapter):
         super().__init__(
             spec,
             link,
-            fields={name: field.info(name) for name, field in options.fields.items()},
+            fields={name: field.info(name) for name, field in options.used.items()},
             capabilities=frozenset(
                 field.command.removeprefix("set_")
-                for field in options.fields.values()
+                for field in options.used.values()
                 if field.command is not None
             ),
         )
-        self._options = options
-        self._unit = unit_of(spec)
-        blocks = blocks_of(
-            options.fields, bridge=options.bridge_registers, max_read=options.max_read
-        )
-        self._blocks = [(block, self._query(block)) for block in blocks]
-
-    def _query(self, block: Block) -> Query:
-        return Query(ReadRegisters(self._unit, block.address, block.count, block.function))
+        self._map = options.used
+        self._order = options.word_order
+        self._gap_s = options.silence_s
+        self._unit = unit_of(spec, options.framing)
+        self._speaker = Speaker(options.framing)
+        blocks = blocks_of(self._map, bridge=options.bridge_registers, max_read=options.max_read)
+        self._blocks = [(block, reading(self._unit, block)) for block in blocks]
 
     async def open(self) -> Identity:
         """Read the map once: registers that are not there show up here. Read-only.
@@ -63,27 +64,30 @@ class ModbusAdapter(BaseAdapter):
         readings: list[Reading] = []
         for block, query in self._blocks:
             data, at_s = await self._read(block, query, Priority.POLL)
-            readings += [self._reading(name, block, data, at_s) for name in block.fields]
+            native = f"{query.request.function:02x}:{block.address}={data.hex()}"
+            readings += [self._reading(name, block, data, at_s, native) for name in block.fields]
         return readings
 
-    def _reading(self, name: str, block: Block, data: bytes, at_s: float) -> Reading:
-        value = self._decoded(self._options.fields[name], block.address, data)
-        if math.isfinite(value):
-            return Reading(name, value, at_s)
-        return Reading(name, math.nan, at_s, Status.SENSOR_FAIL)
+    def _reading(self, name: str, block: Block, data: bytes, at_s: float, native: str) -> Reading:
+        field = self._map[name]
+        value = self._decoded(field, block.address, data)
+        status = status_of(field, value)
+        if status is not Status.OK:
+            value = math.nan
+        return Reading(name, value, at_s, status, native)
 
     def _decoded(self, field: RegisterField, start: int, data: bytes) -> float:
-        return decode(field, data, field.address - start, self._options.word_order)
+        return decode(field, data, field.address - start, self._order)
 
     async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
         """Write one field, both registers of a wide one in one frame, and read it back."""
-        field = self._options.fields.get(write.field)
+        field = self._map.get(write.field)
         if field is None or field.access == "r":
             return WriteAck(False, f"{self.name}.{write.field} cannot be written")
         if why := outside(field, write.value):
             return WriteAck(False, f"{self.name}.{write.field}: {why}")
         try:
-            words = encode(field, write.value, self._options.word_order)
+            words = encode(field, write.value, self._order)
         except ValueError as error:
             return WriteAck(False, f"{self.name}.{write.field}: {error}")
         reply = (await self._ask(writing(self._unit, field, words), priority)).value
@@ -95,15 +99,13 @@ class ModbusAdapter(BaseAdapter):
         return WriteAck(True, readback=await self._read_back(write.field, field, priority))
 
     async def _read_back(self, name: str, field: RegisterField, priority: Priority) -> float:
-        block = Block(
-            function=field.function, address=field.address, count=field.width, fields=(name,)
-        )
-        data, _ = await self._read(block, self._query(block), priority)
+        block = block_of(name, field)
+        data, _ = await self._read(block, reading(self._unit, block), priority)
         return self._decoded(field, field.address, data)
 
     async def _read(self, block: Block, query: Query, priority: Priority) -> tuple[bytes, float]:
         answer = await self._ask(query, priority)
-        if isinstance(answer.value, Registers):
+        if isinstance(answer.value, Registers | Bits):
             return answer.value.data, answer.at_s
         raise DeviceError(
             f"{self.name}: reading {', '.join(block.fields)} ({query.request}): {answer.value}; "
@@ -111,13 +113,14 @@ class ModbusAdapter(BaseAdapter):
         )
 
     async def _ask(self, query: Query, priority: Priority) -> Answer[Reply]:
-        return await self._link.exchange(
-            query.frame, query.collector().feed, priority=priority, gap_s=self._options.gap_s
-        )
+        frame, feed = self._speaker.begin(query)
+        return await self._exchange(frame, feed, priority=priority, gap_s=self._gap_s)
 
 
 def writing(unit: int, field: RegisterField, words: tuple[int, ...]) -> Query:
     """Return the query that writes a field's registers, all of them in one frame."""
+    if field.space == "coil":
+        return Query(WriteCoil(unit, field.address, words[0] != 0))
     if len(words) == 1:
         return Query(WriteRegister(unit, field.address, words[0]))
     return Query(WriteRegisters(unit, field.address, words))

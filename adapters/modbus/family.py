@@ -1,32 +1,37 @@
 """How the engine gets at any Modbus device."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from adapters.modbus.codec import Query, ReadRegisters
+from adapters.modbus.blocks import block_of, blocks_of, reading
+from adapters.modbus.codec import Framing, Query
 from adapters.modbus.device import ModbusAdapter, outside, writing
 from adapters.modbus.fields import RegisterField, encode
 from adapters.modbus.options import ModbusOptions, unit_of
 from adapters.modbus.safe_write import read_back_of, safe_write_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
+from capa.devices.poll_cost import ExchangeCost
 from capa.devices.safe_plan import ReadBack, SafeWrite
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
 
-__all__ = ["ModbusFamily"]
+__all__ = ["ModbusFamily", "cost_of"]
+
+_RTU_OVERHEAD = 3
+_TCP_OVERHEAD = 7
 
 
 class ModbusFamily:
     """A register map in the profile; the entry point ``modbus``."""
 
     name = "modbus"
-    title = "any Modbus RTU device, by a register map"
+    title = "any Modbus RTU or TCP device, by a register map"
 
     def fields(self, spec: DeviceSpec) -> Mapping[str, FieldInfo]:
         """Return what the map says that the device can tell or be told."""
-        unit_of(spec)
         options = ModbusOptions.model_validate(spec.options)
-        return {name: field.info(name) for name, field in options.fields.items()}
+        unit_of(spec, options.framing)
+        return {name: field.info(name) for name, field in options.used.items()}
 
     def create(self, spec: DeviceSpec, link: Link) -> DeviceAdapter:
         """Make the driver of one device."""
@@ -38,28 +43,50 @@ class ModbusFamily:
 
         return ModbusTwin(spec, plant)
 
+    def poll_cost(self, spec: DeviceSpec) -> Sequence[ExchangeCost]:
+        """Return one exchange for each block of neighbouring registers."""
+        options = ModbusOptions.model_validate(spec.options)
+        unit = unit_of(spec, options.framing)
+        blocks = blocks_of(options.used, bridge=options.bridge_registers, max_read=options.max_read)
+        return [cost_of(reading(unit, block), options) for block in blocks]
+
     def safe_write(self, spec: DeviceSpec, write: FieldWrite) -> SafeWrite:
         """Return the bytes that write one field of the map and read it back; no I/O.
 
         Raises:
             ValueError: the map does not let this be written; the message says what it says.
         """
-        options, unit = ModbusOptions.model_validate(spec.options), unit_of(spec)
-        field = options.fields.get(write.field)
+        options = ModbusOptions.model_validate(spec.options)
+        unit = unit_of(spec, options.framing)
+        _only_rtu(options.framing)
+        field = options.used.get(write.field)
         if field is None or field.access == "r":
             raise ValueError(f"{spec.name}.{write.field} cannot be written")
         if why := outside(field, write.value):
             raise ValueError(f"{spec.name}.{write.field}: {why}")
         query = writing(unit, field, encode(field, write.value, options.word_order))
         read = _read_back(unit, field, options) if field.reads_back else None
-        return safe_write_of(query, read, gap_s=options.gap_s)
+        return safe_write_of(query, read, gap_s=options.silence_s)
 
 
-def _read_back(unit: int, field: RegisterField, options: ModbusOptions) -> ReadBack:
-    if field.type == "bit":
-        raise ValueError("a single bit can't be written")
+def cost_of(query: Query, options: ModbusOptions) -> ExchangeCost:
+    """Say what an exchange takes; how long a device thinks is not known here."""
+    overhead = _RTU_OVERHEAD if options.framing == "rtu" else _TCP_OVERHEAD
+    return ExchangeCost(
+        request=len(query.pdu) + overhead, reply=query.size + overhead, gap_s=options.silence_s
+    )
+
+
+def _only_rtu(framing: Framing) -> None:
+    if framing != "rtu":
+        raise ValueError("the guardian speaks Modbus RTU, not Modbus TCP")
+
+
+def _read_back(unit: int, field: RegisterField, options: ModbusOptions) -> ReadBack | None:
+    if field.type == "bit" or field.type == "uint32":
+        return None  # no number that the guardian can read: commanded, not proven
     return read_back_of(
-        Query(ReadRegisters(unit, field.address, field.width, field.function)),
+        reading(unit, block_of("", field)),
         field.type,
         field.word_order or options.word_order,
         gain=field.scale,

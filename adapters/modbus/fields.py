@@ -4,42 +4,56 @@ Pure: no I/O. An engineering value is ``scale * raw + offset``.
 """
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
-from adapters.modbus.codec import READ_HOLDING, READ_INPUT
+from adapters.modbus.codec import READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT
 from adapters.modbus.words import WordOrder, float_at, float_words, uint32_at, uint32_words
+from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo
 from capa.models import Flag, Frozen, Number, Whole
 
-__all__ = ["Block", "FieldType", "RegisterField", "blocks_of", "decode", "encode"]
+__all__ = ["BIT_SPACES", "FieldType", "RegisterField", "Space", "decode", "encode", "status_of"]
 
-FieldType = Literal["int16", "uint16", "int32", "float32", "bit"]
+FieldType = Literal["int16", "uint16", "int32", "uint32", "float32", "bit"]
+Space = Literal["holding", "input", "coil", "discrete"]
 
-_FUNCTIONS = {"holding": READ_HOLDING, "input": READ_INPUT}
+BIT_SPACES = frozenset({"coil", "discrete"})
+
+_FUNCTIONS: Mapping[Space, int] = {
+    "holding": READ_HOLDING,
+    "input": READ_INPUT,
+    "coil": READ_COILS,
+    "discrete": READ_DISCRETE,
+}
+_WRITABLE = {"holding", "coil"}
+_WIDE = {"int32", "uint32", "float32"}
 _RANGES: Mapping[str, tuple[int, int]] = {
     "int16": (-(2**15), 2**15 - 1),
     "uint16": (0, 2**16 - 1),
     "int32": (-(2**31), 2**31 - 1),
+    "uint32": (0, 2**32 - 1),
 }
 _FLOAT32_MAX = 3.4028234e38
 _FLOAT32_DIGITS = 1e-6
 
 
 class RegisterField(Frozen):
-    """One row of the map: ``[devices.options.fields.<name>]``."""
+    """One row of the map: ``[fields.<name>]``."""
 
     address: Whole = Field(ge=0, le=65535)
     """The number in the PDU, counted from 0: 40001 in many manuals is holding register 0."""
-    space: Literal["holding", "input"] = Field(default="holding", alias="register")
+    space: Space = Field(default="holding", alias="register")
     """``register`` in the file, a name that every class has a method of already."""
     type: FieldType = "uint16"
     word_order: WordOrder | None = None
     """Of two-register types; None takes the device's."""
     bit: Whole = Field(default=0, ge=0, le=15)
-    """Which bit of the register, for ``type = "bit"``; 0 is the lowest."""
+    """Which bit of a register, for ``type = "bit"``; 0 is the lowest."""
+    negative_from: Whole | None = Field(default=None, ge=1, le=65535)
+    """Raw numbers of a uint16 from this on are negative: 65536 less. (int16 has 32768.)"""
     scale: Number = 1.0
     offset: Number = 0.0
     unit: str
@@ -49,10 +63,19 @@ class RegisterField(Frozen):
     min: Number | None = None
     max: Number | None = None
     """What may be written, in ``unit``; the type's own range holds in any case."""
+    sensor_fail: tuple[Number, ...] = ()
+    """Raw values by which the device says that there is nothing to measure, such as 32767."""
+    valid_min: Number | None = None
+    valid_max: Number | None = None
+    """What can be measured, in ``unit``: beyond it a reading is underrange or overload."""
     resolution: Number | None = Field(default=None, gt=0)
     """How far a read-back may lie off; None takes the smallest step that the type can show."""
     reads_back: Flag = True
     description: str = ""
+    source: str = ""
+    """Where the address comes from; for those who read the map."""
+    verified: Flag = True
+    """False for an address that nobody has seen at work."""
 
     @model_validator(mode="after")
     def _hangs_together(self) -> Self:
@@ -60,16 +83,24 @@ class RegisterField(Frozen):
             raise ValueError("scale is 0; a value would be lost")
         if (self.access == "rw") != (self.command is not None):
             raise ValueError('access = "rw" and command go together: give both or neither')
-        if self.access == "rw" and (self.space == "input" or self.type == "bit"):
-            raise ValueError("input registers and single bits can't be written")
+        if (self.space in BIT_SPACES) and self.type != "bit":
+            raise ValueError(f'register = "{self.space}" holds bits: type = "bit"')
+        if self.access == "rw" and not self._can_be_written:
+            raise ValueError(
+                "input registers, discrete inputs and single bits of registers can't be written"
+            )
         if self.address + self.width > 65536:
             raise ValueError("its second register would lie past 65535")
         return self
 
     @property
+    def _can_be_written(self) -> bool:
+        return self.space in _WRITABLE and (self.type != "bit" or self.space == "coil")
+
+    @property
     def width(self) -> int:
-        """How many registers it takes."""
-        return 2 if self.type in {"int32", "float32"} else 1
+        """How many registers (or coils) it takes."""
+        return 2 if self.type in _WIDE else 1
 
     @property
     def function(self) -> int:
@@ -78,27 +109,38 @@ class RegisterField(Frozen):
 
     def info(self, name: str) -> FieldInfo:
         """Describe it to the engine."""
+        place = f"{self.space} {'bit' if self.space in BIT_SPACES else 'register'} {self.address}"
+        unproven = "" if self.verified else " (address unverified)"
         return FieldInfo(
             name,
             self.unit,
             command=self.command,
             resolution=self._resolution(),
             reads_back=self.reads_back,
-            description=self.description or f"{self.space} register {self.address}",
+            description=(self.description or place) + unproven,
         )
 
     def _resolution(self) -> float:
         if self.resolution is not None:
             return self.resolution
+        if self.type == "bit":
+            return 0.5
         if self.type != "float32":
             return abs(self.scale)
         widest = max(abs(self.min or 0.0), abs(self.max or 0.0), 1.0)
         return widest * _FLOAT32_DIGITS
 
 
-def decode(field: RegisterField, data: bytes, register: int, order: WordOrder) -> float:
-    """Return a field's engineering value from a block of register bytes; may be NaN."""
-    raw = _raw(field, data, register, field.word_order or order)
+def decode(field: RegisterField, data: bytes, index: int, order: WordOrder) -> float:
+    """Return a field's engineering value from a block of bytes; may be NaN.
+
+    ``index`` counts registers, or bits where the field is a coil or a discrete input.
+    """
+    if field.space in BIT_SPACES:
+        return float(data[index // 8] >> index % 8 & 1)
+    raw = _raw(field, data, index, field.word_order or order)
+    if raw in field.sensor_fail:
+        return math.nan
     return raw if field.type == "bit" else field.scale * raw + field.offset
 
 
@@ -107,15 +149,30 @@ def _raw(field: RegisterField, data: bytes, register: int, order: WordOrder) -> 
     match field.type:
         case "float32":
             return float_at(data, register, order)
+        case "uint32":
+            return uint32_at(data, register, order)
         case "int32":
             value = uint32_at(data, register, order)
             return value - 2**32 if value >= 2**31 else value
         case "int16":
             return int.from_bytes(word, "big", signed=True)
         case "uint16":
-            return int.from_bytes(word, "big")
+            number = int.from_bytes(word, "big")
+            wraps = field.negative_from is not None and number >= field.negative_from
+            return number - 2**16 if wraps else number
         case "bit":
             return float(int.from_bytes(word, "big") >> field.bit & 1)
+
+
+def status_of(field: RegisterField, value: float) -> Status:
+    """Say what a decoded value is worth."""
+    if not math.isfinite(value):
+        return Status.SENSOR_FAIL
+    if field.valid_min is not None and value < field.valid_min:
+        return Status.UNDERRANGE
+    if field.valid_max is not None and value > field.valid_max:
+        return Status.OVERLOAD
+    return Status.OK
 
 
 def encode(field: RegisterField, value: float, order: WordOrder) -> tuple[int, ...]:
@@ -127,6 +184,8 @@ def encode(field: RegisterField, value: float, order: WordOrder) -> tuple[int, .
     raw = (value - field.offset) / field.scale
     order = field.word_order or order
     if field.type == "bit":
+        if field.access == "rw" and value not in {0.0, 1.0}:
+            raise ValueError(f"{value:g} is neither 0 nor 1")
         return (int(value != 0) << field.bit,)
     if field.type == "float32":
         if math.isinf(raw) or abs(raw) > _FLOAT32_MAX:
@@ -135,54 +194,11 @@ def encode(field: RegisterField, value: float, order: WordOrder) -> tuple[int, .
     if not math.isfinite(raw):
         raise ValueError(f"{value:g} is not a finite number")
     low, high = _RANGES[field.type]
+    if field.type == "uint16" and field.negative_from is not None:
+        low, high = field.negative_from - 2**16, field.negative_from - 1
     whole = round(raw)
     if not low <= whole <= high:
         raise ValueError(f"{value:g} {field.unit} is {whole} in {field.type}: {low} to {high} fit")
-    if field.type == "int32":
+    if field.width == 2:
         return uint32_words(whole % 2**32, order)
     return (whole % 2**16,)
-
-
-class Block(Frozen):
-    """Registers read in one request, and the names of the fields in them."""
-
-    function: int
-    address: int
-    count: int
-    fields: tuple[str, ...]
-
-
-def blocks_of(
-    fields: Mapping[str, RegisterField], *, bridge: int, max_read: int
-) -> Sequence[Block]:
-    """Batch neighbouring registers into as few requests as the device allows.
-
-    Args:
-        fields: the map.
-        bridge: how many registers that no field claims may be read along; 0 where reading a
-            register that is not there is refused, as many devices do.
-        max_read: the most registers of one request.
-    """
-    blocks: list[Block] = []
-    ordered = sorted(fields.items(), key=lambda item: (item[1].function, item[1].address))
-    for name, field in ordered:
-        last = blocks[-1] if blocks else None
-        end = field.address + field.width
-        if (
-            last is not None
-            and last.function == field.function
-            and field.address - (last.address + last.count) <= bridge
-            and end - last.address <= max_read
-        ):
-            count = max(last.count, end - last.address)
-            blocks[-1] = last.model_copy(update={"count": count, "fields": (*last.fields, name)})
-        else:
-            blocks.append(
-                Block(
-                    function=field.function,
-                    address=field.address,
-                    count=field.width,
-                    fields=(name,),
-                )
-            )
-    return blocks

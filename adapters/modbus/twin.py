@@ -6,19 +6,23 @@ from collections.abc import Callable, Mapping, Sequence
 from zlib import crc32
 
 from adapters.modbus.codec import (
+    READ_COILS,
     READ_HOLDING,
+    WRITE_COIL,
     BadRequest,
+    Bits,
+    Ear,
     ExcCodes,
+    ReadBits,
     ReadRegisters,
     Refusal,
     Registers,
     Reply,
     Request,
-    RequestCollector,
+    WriteCoil,
     WriteRegister,
     WriteRegisters,
     Written,
-    encode_reply,
 )
 from adapters.modbus.fields import RegisterField, decode, encode
 from adapters.modbus.options import ModbusOptions, ModbusTwinOptions, TwinField, unit_of
@@ -42,23 +46,24 @@ class ModbusTwin:
     def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
         self._map = ModbusOptions.model_validate(spec.options)
         options = ModbusTwinOptions.model_validate(spec.twin)
-        strangers = sorted(set(options.fields) - set(self._map.fields))
+        self._fields = self._map.used
+        strangers = sorted(set(options.fields) - set(self._fields))
         if strangers:
             raise ValueError(
                 f"{spec.name}: [devices.twin.fields.{strangers[0]}] is not in the register map"
             )
         seed = spec.name if options.seed is None else options.seed
         self._name = spec.name
-        self._unit = unit_of(spec)
+        self._unit = unit_of(spec, self._map.framing)
         self._plant = plant
         self._delay = ReplyDelay(options.reply_delay_s, seed=seed)
         self._random = random.Random(  # noqa: S311 - a repeatable noise, not a secret
             seed if isinstance(seed, int) else crc32(seed.encode())
         )
-        self._collector = RequestCollector()
-        self._plays = {name: options.fields.get(name, TwinField()) for name in self._map.fields}
+        self._ear = Ear(self._map.framing)
+        self._plays = {name: options.fields.get(name, TwinField()) for name in self._fields}
         self._held = {name: play.value for name, play in self._plays.items()}
-        self._cells = self._layout(self._map.fields)
+        self._cells = self._layout(self._fields)
         self._refuses: int | None = None
         self._frozen: Mapping[str, float] | None = None
         self._broken = False
@@ -81,21 +86,20 @@ class ModbusTwin:
 
     def receive(self, chunk: bytes) -> Sequence[TwinReply]:
         """Answer the requests that these bytes complete."""
-        mine = (one for one in self._collector.feed(chunk) if one.unit == self._unit)
+        mine = (one for one in self._ear.feed(chunk) if one.request.unit == self._unit)
         return [
-            TwinReply(encode_reply(request, self._answer(request)), self._delay.next_s())
-            for request in mine
+            TwinReply(one.answer(self._answer(one.request)), self._delay.next_s()) for one in mine
         ]
 
     def line_idle(self) -> None:
         """Forget a half-received request."""
-        self._collector.reset()
+        self._ear.reset()
 
     def outputs(self) -> dict[str, float]:
         """Return what can be commanded, by field."""
         return {
             name: self._truth(name)
-            for name, field in self._map.fields.items()
+            for name, field in self._fields.items()
             if field.command is not None
         }
 
@@ -110,7 +114,7 @@ class ModbusTwin:
                 code = ExcCodes.DEVICE_FAILURE if value is None else int(value)
                 self._refuses = code if active else None
             case "frozen":
-                seen = {name: self._truth(name) for name in self._map.fields}
+                seen = {name: self._truth(name) for name in self._fields}
                 self._frozen = seen if active else None
             case "sensor_break":
                 self._broken = active
@@ -128,6 +132,10 @@ class ModbusTwin:
                 return Refusal(function, code)
             case ReadRegisters(_, address, count, function):
                 return self._read(function, address, count)
+            case ReadBits(_, address, count, function):
+                return self._read_bits(function, address, count)
+            case WriteCoil(_, address, on):
+                return self._write_coil(address, on=on)
             case WriteRegister(_, address, value):
                 return self._write(request.function, address, (value,))
             case WriteRegisters(_, address, values):
@@ -148,8 +156,24 @@ class ModbusTwin:
             words.append(word)
         return Registers(b"".join(word.to_bytes(2, "big") for word in words))
 
+    def _read_bits(self, function: int, address: int, count: int) -> Reply:
+        packed = bytearray((count + 7) // 8)
+        for index in range(count):
+            found = self._cells.get((function, address + index))
+            if found is None:
+                return Refusal(function, ExcCodes.ILLEGAL_ADDRESS)
+            packed[index // 8] |= (self._words(found[0][0])[0] & 1) << index % 8
+        return Bits(bytes(packed))
+
+    def _write_coil(self, address: int, *, on: bool) -> Reply:
+        for name, _ in self._cells.get((READ_COILS, address), ()):
+            if self._fields[name].access == "rw":
+                self._put(name, float(on))
+                return Written()
+        return Refusal(WRITE_COIL, ExcCodes.ILLEGAL_ADDRESS)
+
     def _words(self, name: str) -> tuple[int, ...]:
-        field, play = self._map.fields[name], self._plays[name]
+        field, play = self._fields[name], self._plays[name]
         if self._broken and play.quantity is not None and field.type != "bit":
             return self._broken_words(field)
         value = self._truth(name) if self._frozen is None else self._frozen[name]
@@ -163,6 +187,8 @@ class ModbusTwin:
     def _broken_words(self, field: RegisterField) -> tuple[int, ...]:
         if field.type == "float32":
             return encode(field, math.nan, self._map.word_order)
+        if field.sensor_fail and field.width == 1:
+            return (int(field.sensor_fail[0]) % 2**16,)
         return (_INT_BREAK,) * field.width
 
     def _truth(self, name: str) -> float:
@@ -177,7 +203,7 @@ class ModbusTwin:
             name = self._writable(address + at)
             if name is None:
                 return Refusal(function, ExcCodes.ILLEGAL_ADDRESS)
-            width = self._map.fields[name].width
+            width = self._fields[name].width
             part = words[at : at + width]
             if len(part) < width:
                 return Refusal(function, ExcCodes.ILLEGAL_VALUE)
@@ -193,12 +219,12 @@ class ModbusTwin:
     def _writable(self, address: int) -> str | None:
         """Return the field that may be written and begins at this register."""
         for name, index in self._cells.get((READ_HOLDING, address), ()):
-            if index == 0 and self._map.fields[name].access == "rw":
+            if index == 0 and self._fields[name].access == "rw":
                 return name
         return None
 
     def _value_of(self, name: str, words: tuple[int, ...]) -> float | None:
-        field = self._map.fields[name]
+        field = self._fields[name]
         data = b"".join(word.to_bytes(2, "big") for word in words)
         value = decode(field, data, 0, self._map.word_order)
         low = -math.inf if field.min is None else field.min

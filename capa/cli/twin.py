@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from capa.config.beside import files_beside
 from capa.errors import CapaError
 
 __all__ = ["twin", "twin_fault"]
@@ -53,7 +54,8 @@ def twin_fault(
 
 def _read(profile: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(profile.read_text(encoding="utf-8"))
+        data = tomllib.loads(profile.read_text(encoding="utf-8"))
+        return files_beside(data, profile.parent)
     except OSError as error:
         raise CapaError(f"{profile}: {error.strerror}; check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

@@ -1,12 +1,13 @@
 """Load methods, hardware profiles and experiments; every problem of a file at once, or a value."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path as FilePath
 from typing import TypeVar
 
 from pydantic import BaseModel, ValidationError
 
+from capa.config.beside import files_beside
 from capa.config.check import check_readable_steps
 from capa.config.experiment import ExperimentConfig
 from capa.config.explain import explain, nearest, where_of
@@ -88,6 +89,7 @@ def inspect_profile(
         ProblemsError: the file can't be read, or is not TOML.
     """
     source = parse_toml(decode_text(read_bytes(path), file=str(path)), file=str(path))
+    source = replace(source, data=files_beside(source.data, path.parent))
     return examine_profile(source, families)
 
 

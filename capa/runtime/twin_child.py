@@ -29,10 +29,12 @@ def end_with_the_parent():
     os.kill(os.getpid(), signal.SIGTERM)
 
 threading.Thread(target=end_with_the_parent, daemon=True).start()
+from capa.config.beside import files_beside
 from capa.devices.registry import load_twins
 from capa.errors import CapaError
 try:
-    profile = tomllib.loads(Path(sys.argv[1]).read_text(encoding="utf-8"))
+    file = Path(sys.argv[1])
+    profile = files_beside(tomllib.loads(file.read_text(encoding="utf-8")), file.parent)
     load_twins({"plant"})["plant"](profile, Path(sys.argv[2]))
 except (CapaError, OSError, ValueError, KeyError) as error:
     sys.exit(f"twin: {error}")

@@ -161,7 +161,8 @@ def test_a_slave_forgets_half_a_request_when_the_line_falls_silent() -> None:
 @pytest.mark.parametrize(
     ("body", "refusal"),
     [
-        ("01 01 00 00 00 08", BadRequest(1, 1, 1)),
+        ("01 02 00 00 00 00", BadRequest(1, 2, 3)),
+        ("01 05 00 00 12 34", BadRequest(1, 5, 3)),
         ("01 41 00", BadRequest(1, 0x41, 1)),
         ("01 11", BadRequest(1, 0x11, 1)),
         ("01 03 00 00 00 00", BadRequest(1, 3, 3)),
