@@ -19,6 +19,7 @@ from adapters.watlow.codec import (
     to_degC,
 )
 from adapters.watlow.options import WatlowOptions, unit_of
+from adapters.watlow.preflight import WatlowSettings
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo, FieldWrite, Identity, Reading, WriteAck
 from capa.devices.base import BaseAdapter
@@ -45,7 +46,7 @@ FIELDS = {
 
 
 class WatlowAdapter(BaseAdapter):
-    """One controller. It reads; the only register it ever writes is the setpoint."""
+    """One controller. By itself it writes the setpoint only; ``settings`` write what they must."""
 
     def __init__(self, spec: DeviceSpec, link: Link) -> None:
         super().__init__(spec, link, fields=FIELDS, capabilities=frozenset({"setpoint"}))
@@ -53,6 +54,7 @@ class WatlowAdapter(BaseAdapter):
         self._options = options
         self._unit = options.unit
         self._talk = Conversation(unit_of(spec), options.word_order, port=options.port)
+        self.settings = WatlowSettings(spec, self._ask)
         self._cycle = max(1, int(spec.poll_hz / options.slow_hz))
         self._polls = 0
         self._setpoint_due = True

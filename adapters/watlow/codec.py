@@ -15,6 +15,7 @@ from capa.errors import FrameError
 
 __all__ = [
     "ACTIVE_MODE",
+    "COMMS_BLOCK",
     "COMMS_UNITS",
     "CONTROL_MODE",
     "HEAT_POWER",
@@ -22,6 +23,7 @@ __all__ = [
     "INPUT_ERROR",
     "LOWEST_SETPOINT",
     "NV_SAVE",
+    "PORT_OFFSET",
     "PROCESS_VALUE",
     "SETPOINT",
     "WORD_ORDER",
@@ -50,8 +52,8 @@ NV_SAVE = 2494
 LOWEST_SETPOINT = -1999.0
 HIGHEST_SETPOINT = 9999.0
 
-_COMMS_BLOCK = 2482
-_PORT_OFFSET = 20
+COMMS_BLOCK = 2482
+PORT_OFFSET = 20
 
 
 class InputError(IntEnum):
@@ -143,7 +145,7 @@ class Conversation:
         self.read_power = Query(ReadRegisters(unit, HEAT_POWER, 6))
         self.read_setpoint = Query(ReadRegisters(unit, SETPOINT, 2))
         self.read_modes = Query(ReadRegisters(unit, CONTROL_MODE, 8))
-        comms = _COMMS_BLOCK + (_PORT_OFFSET if port == 2 else 0)
+        comms = COMMS_BLOCK + (PORT_OFFSET if port == 2 else 0)
         self.read_comms = Query(ReadRegisters(unit, comms, 14))
         self.read_identity = Query(ReadRegisters(unit, 0, 5))
 

@@ -12,8 +12,10 @@ from adapters.watlow.codec import (
     scale_to_degC,
 )
 from adapters.watlow.options import WatlowOptions, unit_of
+from adapters.watlow.preflight import settings_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
+from capa.devices.preflight import SettingInfo
 from capa.devices.safe_plan import SafeWrite
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
@@ -42,6 +44,10 @@ class WatlowFamily:
         from adapters.watlow.twin import WatlowTwin
 
         return WatlowTwin(spec, plant)
+
+    def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
+        """Return what can be checked of such a controller."""
+        return settings_of(spec)
 
     def safe_write(self, spec: DeviceSpec, write: FieldWrite) -> SafeWrite:
         """Return the bytes that set the setpoint and read register 2160 back; no I/O.

@@ -59,6 +59,8 @@ class WatlowTwinOptions(Frozen):
     proportional_band_degC: float = Field(default=13.9, gt=0)
     integral_s: float = Field(default=180.0, ge=0)
     derivative_s: float = Field(default=0.0, ge=0)
+    registers: dict[int, float] = Field(default_factory=dict)
+    """What else it is set to, by register: codes, or temperatures in degC."""
     speaks_modbus: bool = True
     """False for a part number without Modbus: it takes the setting and never answers."""
 

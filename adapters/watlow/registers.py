@@ -40,6 +40,8 @@ def _alarm(base: int) -> tuple[Row, ...]:
         _enum(base + 18, 59, access="r"),
         _enum(base + 20, 59, access="r"),
         _enum(base + 22, 59, access="r"),
+        _enum(base + 24, 255, access="w"),
+        _enum(base + 26, 255, access="w"),
         _enum(base + 28, 62, 62, 76, 24),
     )
 

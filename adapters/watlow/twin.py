@@ -102,7 +102,10 @@ class WatlowTwin:
         }
         if options.ramp_degC_per_min is not None:
             values |= {_RAMP_ACTION: _RAMP_ON_CHANGE, _RAMP_RATE: options.ramp_degC_per_min}
-        return values
+        strangers = sorted(set(options.registers) - set(values))
+        if strangers:
+            raise ValueError(f"{self._name}: twin.registers: there is no register {strangers[0]}")
+        return values | options.registers
 
     def _make_bank(self, bank: RegisterBank) -> RegisterBank:
         for row in MAP_1:

@@ -14,6 +14,7 @@ from capa.config.hardware import HardwareProfile
 from capa.config.problems import Problem
 from capa.config.profile_monitor import monitor_problems
 from capa.config.profile_safety import safety_problems
+from capa.config.profile_settings import setting_problems
 from capa.config.reading import Source
 from capa.config.shapes import child
 from capa.devices.adapter import AdapterFamily, FieldInfo
@@ -37,6 +38,7 @@ def examine_profile(
     draft = Draft.of(source, _families(source, families))
     for check in (_names, _ports, _links, _devices, _bindings, _commands, _derived):
         problems.extend(check(draft))
+    problems.extend(setting_problems(draft))
     problems.extend(safety_problems(draft))
     problems.extend(monitor_problems(draft))
     return profile, problems

@@ -6,7 +6,10 @@ from pydantic import Field
 
 from capa.models import Flag, Frozen, Number, Whole
 
-__all__ = ["DeviceSpec", "LinkSpec"]
+__all__ = ["DeviceSpec", "Expected", "LinkSpec", "SettingValue"]
+
+SettingValue = Flag | Number | str
+"""What a device's setting can be: true or false, a number in its unit, or a word."""
 
 
 class LinkSpec(Frozen):
@@ -40,8 +43,15 @@ class LinkSpec(Frozen):
         return bits / self.baud
 
 
+class Expected(Frozen):
+    """What a setting of a device must be, with what follows if it is not."""
+
+    value: SettingValue
+    otherwise: Literal["refuse", "warn"] = "refuse"
+
+
 class DeviceSpec(Frozen):
-    """One instrument. ``options`` and ``twin`` are validated by its family."""
+    """One instrument; its family validates ``options``, ``twin``, ``expect`` and ``enforce``."""
 
     name: str = Field(min_length=1)
     adapter: str
@@ -51,5 +61,9 @@ class DeviceSpec(Frozen):
     required: Flag = True
     """Whether the daemon may call itself ready while this device is silent."""
     options: dict[str, Any] = Field(default_factory=dict)
+    expect: dict[str, SettingValue | Expected] = Field(default_factory=dict)
+    """Settings that the device must have before a run is armed; a mere value refuses otherwise."""
+    enforce: dict[str, SettingValue] = Field(default_factory=dict)
+    """Settings that are written where they differ, and proven, before a run is armed."""
     twin: dict[str, Any] = Field(default_factory=dict)
     """How the simulator plays this device; ignored by a real rig."""

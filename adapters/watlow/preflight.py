@@ -1,0 +1,132 @@
+"""Reads and writes what an EZ-ZONE PM is set to: the driver's way to ``settings.py``."""
+
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+
+from adapters.modbus.codec import (
+    Query,
+    ReadRegisters,
+    Refusal,
+    Registers,
+    Reply,
+    WriteRegister,
+    WriteRegisters,
+)
+from adapters.modbus.words import WordOrder, float_at, float_words
+from adapters.watlow.codec import Units, enum_at
+from adapters.watlow.hazards import Floats, Found, hazards_of
+from adapters.watlow.options import WatlowOptions, unit_of
+from adapters.watlow.settings import BLOCKS, Row, comms_block, rows_of
+from capa.devices.link import Answer, Priority
+from capa.devices.preflight import OutputUse, SettingFound, SettingInfo, SettingReport, say
+from capa.devices.spec import DeviceSpec, SettingValue
+from capa.errors import DeviceError
+
+__all__ = ["WatlowSettings", "settings_of"]
+
+_ORDERS: Mapping[WordOrder, tuple[WordOrder, WordOrder]] = {
+    "low_high": ("low_high", "high_low"),
+    "high_low": ("high_low", "low_high"),
+}
+"""The order in force, and the other one."""
+
+Ask = Callable[[Query, Priority], Awaitable[Answer[Reply]]]
+
+
+def settings_of(spec: DeviceSpec) -> dict[str, SettingInfo]:
+    """Return what can be checked of a controller; needs no link."""
+    rows = rows_of(WatlowOptions.model_validate(spec.options))
+    return {name: row.info for name, row in rows.items()}
+
+
+class WatlowSettings:
+    """The settings of one controller.
+
+    Args:
+        spec: the device.
+        ask: the driver's way to its link.
+    """
+
+    def __init__(self, spec: DeviceSpec, ask: Ask) -> None:
+        options = WatlowOptions.model_validate(spec.options)
+        self._name = spec.name
+        self._address = unit_of(spec)
+        self._unit: Units = options.unit
+        self._order: WordOrder = options.word_order
+        self._rows = rows_of(options)
+        self._blocks = (*BLOCKS, comms_block(options))
+        self._ask = ask
+        self._floats: dict[str, Floats] = {}
+        self.known: Mapping[str, SettingInfo] = {n: row.info for n, row in self._rows.items()}
+
+    async def read(self, names: Collection[str], *, priority: Priority) -> dict[str, SettingFound]:
+        """Read the blocks that hold these settings; where one is refused, setting by setting."""
+        found: dict[str, SettingFound] = {}
+        for start, count in self._blocks:
+            rows = [
+                row
+                for name, row in self._rows.items()
+                if name in names and start <= row.address < start + count
+            ]
+            if rows:
+                found |= await self._read_block(start, count, rows, priority)
+        return found
+
+    async def _read_block(
+        self, start: int, count: int, rows: Sequence[Row], priority: Priority
+    ) -> dict[str, SettingFound]:
+        reply = await self._registers(start, count, priority)
+        if isinstance(reply, Registers):
+            return {row.info.name: self._found(row, reply, row.address - start) for row in rows}
+        found = {}
+        for row in rows:
+            alone = await self._registers(row.address, 2, priority)
+            if isinstance(alone, Registers):
+                found[row.info.name] = self._found(row, alone, 0)
+            else:
+                detail = f"register {row.address}: {alone}"
+                found[row.info.name] = SettingFound(None, detail)
+        return found
+
+    async def _registers(self, start: int, count: int, priority: Priority) -> Reply:
+        query = Query(ReadRegisters(self._address, start, count))
+        return (await self._ask(query, priority)).value
+
+    def _found(self, row: Row, reply: Registers, at: int) -> SettingFound:
+        if row.kind == "enum":
+            code = _code(reply, at)
+            value = row.value(code, self._unit)
+            return SettingFound(value, "" if value is not None else f"code {code}, unknown")
+        number, swapped = (float_at(reply.data, at, order) for order in _ORDERS[self._order])
+        self._floats[row.info.name] = (number, swapped)
+        return SettingFound(row.value(number, self._unit))
+
+    async def write(self, name: str, value: SettingValue, *, priority: Priority) -> SettingFound:
+        """Write one setting and read it back.
+
+        Raises:
+            DeviceError: it may not be written, or the controller refused.
+        """
+        row = self._rows.get(name)
+        if row is None or not row.info.writable:
+            raise DeviceError(f"{self._name}: {name} is not written")
+        reply = (await self._ask(self._writing(row, value), priority)).value
+        if isinstance(reply, Refusal):
+            raise DeviceError(f"{self._name} refused {name} = {say(value, row.info.unit)}: {reply}")
+        return (await self.read({name}, priority=priority))[name]
+
+    def _writing(self, row: Row, value: SettingValue) -> Query:
+        number = row.number(value, self._unit)
+        if row.kind == "enum":
+            return Query(WriteRegister(self._address, row.address, int(number)))
+        return Query(WriteRegisters(self._address, row.address, float_words(number, self._order)))
+
+    def hazards(self, found: Found, uses: Sequence[OutputUse]) -> Sequence[SettingReport]:
+        """Judge limits against limits, what happens without a sensor, units, wear."""
+        return hazards_of(self._name, self._unit, self._order, found, uses, self._floats)
+
+
+def _code(reply: Registers, at: int) -> int:
+    """Return an enumeration; the block may end with its first register."""
+    if 2 * at + 4 <= len(reply.data):
+        return enum_at(reply.data, at)
+    return reply.words()[at]
