@@ -213,6 +213,7 @@ async def test_a_run_cancelled_from_above_is_made_safe_recorded_and_reported(
         assert twins.outputs()["furnace.setpoint"] == pytest.approx(20.0, abs=0.1)
         assert one.last_report is not None
         assert one.last_report.run_status == "aborted"
+        assert one.last_report.bundle_status == "sealed"  # the shield covers all that follows
         assert all_proven(one.last_report.verdicts)
         assert kinds(one.last_report)[-1] == "run.ended"
         assert (await one.run(request(SHORT))).run_status == "completed"
