@@ -54,6 +54,8 @@ class RecorderHealth:
     failed: str | None
     failures: int
     heartbeat_at_s: float | None
+    written: int = 0
+    """Events and samples in the files so far: what shows progress where work never runs out."""
 
 
 class BundleWriter:
@@ -172,6 +174,7 @@ class BundleWriter:
             failed=recorder.failed,
             failures=recorder.failures,
             heartbeat_at_s=self._heartbeat_at_s,
+            written=recorder.committed + recorder.stored,
         )
 
     def write_event(
