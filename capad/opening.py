@@ -196,8 +196,7 @@ class Opening:
             age_s = _DEVICE_BEAT_S + 4 * reply_s
             beats = {name: Heartbeat(at, age_s) for name, at in bench.rig.heartbeats().items()}
             beats["safety monitor"] = Heartbeat(bench.monitor.beat_at_s, _SAFETY_BEAT_S)
-            bundle = bench.conductor.bundle
-            recorded_at_s = None if bundle is None else bundle.health.heartbeat_at_s
+            recorded_at_s = bench.conductor.recorder_beat_at_s
             if recorded_at_s is not None:
                 beats["recorder"] = Heartbeat(recorded_at_s, _RECORDER_BEAT_S)
         if spool is not None and spool.scanned.is_set():

@@ -45,6 +45,7 @@ class ActiveRun:
     procedure: Procedure | None = None
     ctx: ProcedureContext | None = None
     bundle: BundleWriter | None = None
+    walking: bool = False
     returned: bool = False
     failure: str = ""
     verdicts: dict[str, ChannelVerdict] = field(default_factory=dict)

@@ -157,6 +157,17 @@ class Conductor:
         """The bundle being recorded, for its health; None between runs."""
         return self._active.bundle if self._active else None
 
+    @property
+    def recorder_beat_at_s(self) -> float | None:
+        """When the recorder last showed life; None where nobody has to wait for it.
+
+        What follows a run that was given up for its recorder must not be killed for it.
+        """
+        active = self._active
+        if active is None or active.bundle is None or not active.walking:
+            return None
+        return active.bundle.health.heartbeat_at_s
+
     def stop(self, reason: str, *, by: str = "an operator") -> None:
         """Ask the run to stop; asked again, end the cool-down dwell of what follows the stop.
 

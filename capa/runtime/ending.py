@@ -78,6 +78,7 @@ class Ending:
 
     async def make_safe(self, active: ActiveRun) -> None:
         """Close the gate to the run, drive stage one, and keep the verdicts, as values."""
+        active.walking = False
         self._gate.end_run()
         active.event("authorization.disarmed", f"authorization {active.authorization.id} ended")
         active.rung("the gate was closed to the run; the safe state is driven")

@@ -20,7 +20,9 @@ from capa.storage.bundle import BundleWriter
 __all__ = ["Walk", "record"]
 
 RECORDER_PATIENCE_S = 10.0
-"""How long the recorder may fail before the run is given up: data would be lost unseen."""
+"""How long the recorder may fail, or be stuck, before the run is given up: data would be lost
+unseen."""
+_LOOK_S = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +45,11 @@ class Walk:
         Cancellation from above, and ``KeyboardInterrupt``, pass through.
         """
         active = self.active
+        active.walking = True
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._enforce_grace, nursery.cancel_scope)
-            nursery.start_soon(_watch_recorder, active, nursery.cancel_scope)
+            nursery.start_soon(_watch_failures, active, nursery.cancel_scope)
+            nursery.start_soon(_watch_progress, active, nursery.cancel_scope)
             nursery.start_soon(watch_lag, partial(self._lagged, procedure))
             try:
                 await procedure.run(ctx)
@@ -115,7 +119,7 @@ async def record(bundle: BundleWriter, recording: trio.CancelScope, active: Acti
             active.failure = active.failure or f"the recorder failed: {error}"
 
 
-async def _watch_recorder(active: ActiveRun, scope: trio.CancelScope) -> None:
+async def _watch_failures(active: ActiveRun, scope: trio.CancelScope) -> None:
     """Give the run up when the recorder has failed for too long to be trusted again."""
     if active.bundle is None:
         return
@@ -123,8 +127,43 @@ async def _watch_recorder(active: ActiveRun, scope: trio.CancelScope) -> None:
         await active.bundle.wait_failed()
         await trio.sleep(RECORDER_PATIENCE_S)
         if (failed := active.bundle.health.failed) is not None:
-            active.failure = f"nothing could be recorded for {RECORDER_PATIENCE_S:g} s: {failed}"
-            scope.cancel()
+            words = f"nothing could be recorded for {RECORDER_PATIENCE_S:g} s: {failed}"
+            _give_up_recording(active, scope, words)
+
+
+async def _watch_progress(active: ActiveRun, scope: trio.CancelScope) -> None:
+    """Give the run up when work is queued and none of it gets done: the disk is stuck.
+
+    A write that never returns is no failure that anybody tells of.
+    """
+    bundle = active.bundle
+    if bundle is None:
+        return
+    seen: object = None
+    since_s = trio.current_time()
+    while True:
+        now_s, health = trio.current_time(), bundle.health
+        mark = (health.written, health.heartbeat_at_s)
+        idle = not (health.queue_depth or health.pending_samples)
+        if mark != seen or idle or health.failed is not None:
+            seen, since_s = mark, now_s
+        elif now_s - since_s >= RECORDER_PATIENCE_S:
+            words = (
+                f"the recorder has made no progress for {RECORDER_PATIENCE_S:g} s with "
+                f"{health.queue_depth} events and {health.pending_samples} samples waiting; "
+                f"check the disk under {bundle.path}"
+            )
+            _give_up_recording(active, scope, words)
+            return
+        await trio.sleep(_LOOK_S)
+
+
+def _give_up_recording(active: ActiveRun, scope: trio.CancelScope, words: str) -> None:
+    active.failure = active.failure or words
+    active.log.error("run.recorder_lost", message=words)
+    active.event("run.recorder_lost", words, severity="error")
+    active.rung(f"the run was given up: {words}")
+    scope.cancel()
 
 
 def _crashed(active: ActiveRun, error: Exception) -> None:
