@@ -11,7 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from capa.config.problems import ProblemsError
 from capad.console import Console
-from capad.lock import SpoolLock
+from capad.lock import ServiceLock
 from capad.opening import Opening
 from capad.safing import Safing
 from capad.service import Options, Service
@@ -51,7 +51,10 @@ class Daemon:
             ProblemsError (in groups): the profile can't be used, or the spool is taken.
         """
         service = self._service
-        lock = SpoolLock(service.settings.spool.root)
+        locks = [
+            ServiceLock(service.settings.spool.root, "spool"),
+            ServiceLock(service.settings.runs.root, "runs"),
+        ]
         async with trio.open_nursery() as nursery:
             await nursery.start(
                 listen,
@@ -64,7 +67,9 @@ class Daemon:
             nursery.start_soon(service.supervisor.run)
             parts = await trio.to_thread.run_sync(self._load)
             service.spool = self._working.make_spool(parts)
-            await trio.to_thread.run_sync(lock.acquire)
+            for lock in locks:
+                await trio.to_thread.run_sync(lock.acquire)
+                nursery.start_soon(lock.keep)
             await service.safety.load()
             nursery.start_soon(service.safety.run)
             while not service.stopping:
@@ -72,7 +77,8 @@ class Daemon:
                 parts = self._next_parts or parts
             await service.safety.save()
             nursery.cancel_scope.cancel()
-        lock.release()
+        for lock in locks:
+            lock.release()
         return service.code if service.options.once else 0
 
     def _interrupted(self) -> None:

@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Literal
@@ -12,6 +12,7 @@ __all__ = [
     "COMPANION_FILE",
     "JOB_FILE",
     "TRANSITIONS",
+    "Earlier",
     "IllegalMoveError",
     "Job",
     "JobState",
@@ -77,11 +78,25 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
+class Earlier:
+    """The last job before this one whose file had the same content, and when it was claimed."""
+
+    job: str
+    at_utc: str
+
+    def __str__(self) -> str:
+        """Return a sentence for a report."""
+        at = f"{self.at_utc[:19].replace('T', ' ')} UTC"
+        return f"The same content was dropped before: job {self.job}, {at}."
+
+
+@dataclass(frozen=True, slots=True)
 class Job:
     """One dropped file on its way.
 
     ``name`` is the file's name as it was dropped (with ``os.fsdecode``'s surrogates where it is
-    not UTF-8), ``kept`` what it is called in the job's folder.
+    not UTF-8), ``kept`` what it is called in the job's folder. ``priority`` and ``not_before``
+    (an instant with its offset, ISO 8601) are what its experiment asks for, once it is checked.
     """
 
     id: str
@@ -92,6 +107,10 @@ class Job:
     state: JobState
     sha256: str | None = None
     run_id: str | None = None
+    dropped_utc: str | None = None
+    earlier: Earlier | None = None
+    priority: int = 0
+    not_before: str | None = None
     history: tuple[Move, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
@@ -106,6 +125,10 @@ class Job:
             "uid": self.uid,
             "sha256": self.sha256,
             "run_id": self.run_id,
+            "dropped_utc": self.dropped_utc,
+            "seen_before": None if self.earlier is None else asdict(self.earlier),
+            "priority": self.priority,
+            "not_before": self.not_before,
             "history": [
                 {"state": move.state.value, "at_utc": move.at_utc, "note": move.note}
                 for move in self.history
@@ -119,6 +142,7 @@ class Job:
         Raises:
             KeyError, TypeError, ValueError: it is not what ``to_json`` makes.
         """
+        earlier = data.get("seen_before")
         return cls(
             id=data["id"],
             name=os.fsdecode(bytes.fromhex(data["file_bytes_hex"])),
@@ -128,6 +152,10 @@ class Job:
             state=state,
             sha256=data["sha256"],
             run_id=data["run_id"],
+            dropped_utc=data.get("dropped_utc"),
+            earlier=None if earlier is None else Earlier(earlier["job"], earlier["at_utc"]),
+            priority=data.get("priority", 0),
+            not_before=data.get("not_before"),
             history=tuple(
                 Move(JobState(move["state"]), move["at_utc"], move["note"])
                 for move in data["history"]

@@ -20,6 +20,8 @@ from capad.spool_folders import SpoolFolders
 __all__ = ["recover"]
 
 _UNFINISHED = ("open", "finalizing")
+_NEWEST = 50
+"""Bundles looked at for the one of a job that does not name it."""
 
 
 async def recover(
@@ -38,15 +40,14 @@ async def recover(
     """
     if guard is not None:
         (log.info if guard.proven else log.error)("guard.verdicts", message=str(guard))
-    sealed = {}
     for path in await trio.to_thread.run_sync(lambda: list(_unfinished(runs_root))):
         if guard is not None:
             await trio.to_thread.run_sync(_lay_in, path, guard)
-        sealed[path.name] = await _seal(path, log)
+        await _seal(path, log)
     jobs = await trio.to_thread.run_sync(lambda: list(folders.jobs(JobState.ACTIVE)))
     reports = []
     for job in jobs:
-        report = await trio.to_thread.run_sync(_report, job, runs_root, sealed, guard)
+        report = await trio.to_thread.run_sync(_report, job, runs_root, guard)
         await trio.to_thread.run_sync(_settle, folders, job, report)
         log.warning("job.interrupted", job=job.id, message=report.summary)
         reports.append(report)
@@ -73,19 +74,27 @@ def _began(path: Path) -> datetime | None:
     return None if manifest is None else manifest.started_utc or manifest.created_utc
 
 
-async def _seal(path: Path, log: FilteringBoundLogger) -> str:
+async def _seal(path: Path, log: FilteringBoundLogger) -> None:
     try:
         status = (await finalize_in_child(path)).bundle_status
     except (OSError, BundleError) as error:
         log.warning("bundle.not_recovered", bundle=str(path), message=str(error))
-        return f"not recovered ({error}); try: capa bundle finalize {path}"
+        return
     log.warning("bundle.recovered", bundle=str(path), bundle_status=status)
-    return status
 
 
-def _report(job: Job, runs_root: Path, sealed: dict[str, str], guard: GuardReport | None) -> Report:
+def _run_of(job: Job, runs_root: Path) -> str | None:
+    """Return the run that names the job: a kill may come before the job names the run."""
+    for path in sorted(runs_root.glob(f"*/{MANIFEST_FILE}"), reverse=True)[:_NEWEST]:
+        manifest = _manifest(path.parent)
+        if manifest is not None and manifest.custom.get("job") == job.id:
+            return manifest.run_id
+    return None
+
+
+def _report(job: Job, runs_root: Path, guard: GuardReport | None) -> Report:
     """Say what became of an interrupted job; only its sealed bundle can say that it was done."""
-    run_id = job.run_id or (next(iter(sealed)) if len(sealed) == 1 else None)
+    run_id = job.run_id or _run_of(job, runs_root)
     if run_id is None:
         return interrupted(job, "it had not begun to record")
     path = runs_root / run_id

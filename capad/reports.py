@@ -47,6 +47,7 @@ class Report:
             "job": self.job.id,
             "file": shown_name(self.job.name),
             "owner": self.job.owner,
+            "seen_before": None if self.job.earlier is None else asdict(self.job.earlier),
             "outcome": self.outcome.value,
             "summary": self.summary,
             "made_utc": self.made_utc.isoformat(timespec="milliseconds"),
@@ -63,6 +64,8 @@ class Report:
             f"{shown_name(self.job.name)}, dropped by {self.job.owner}: {self.outcome.upper()}",
             self.summary,
         ]
+        if self.job.earlier is not None:
+            lines += [str(self.job.earlier)]
         if self.problems:
             lines += ["", "Problems:", *(f"  {problem}" for problem in self.problems)]
         if self.run is not None:

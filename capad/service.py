@@ -179,6 +179,7 @@ class Service:
                 held=None if spool is None else spool.held,
                 hold_file="" if spool is None else str(spool.hold_file),
                 queue=0 if spool is None else len(spool.queued),
+                waits="" if spool is None else spool.waits,
                 silent=self.silent() if self.phase != "STARTING" else (),
                 trouble=self.lost
                 or self.guarding.trouble

@@ -19,7 +19,11 @@ TOGETHER_S = 0.05
 
 @dataclass(frozen=True, slots=True)
 class Stamp:
-    """What one look at a file saw. ``age_s`` is the time since it last changed, by the wall."""
+    """What one look at a file saw.
+
+    ``age_s`` is the time since it last changed, by the wall; ``changed_ns`` when that was: for a
+    file that was moved here, when it was.
+    """
 
     inode: int
     size: int
@@ -27,6 +31,7 @@ class Stamp:
     mode: int
     uid: int
     age_s: float = 0.0
+    changed_ns: int = 0
 
     def same_as(self, other: "Stamp") -> bool:
         """Whether nothing happened to the file between the looks."""

@@ -1,10 +1,7 @@
 """The spool as it lives: watching, claiming, checking, queueing, and what stands in its way."""
 
 import errno
-import importlib
-import os
-from collections.abc import AsyncGenerator, Callable
-from contextlib import aclosing
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,7 +10,9 @@ from typing import Protocol
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from capa.clock import utc_now
 from capa.config.problems import ProblemsError
+from capad.holding import Hold
 from capad.intake import Prepared
 from capad.jobs import Job, JobState, shown_name
 from capad.pulse import Pulse
@@ -21,13 +20,12 @@ from capad.reports import Report, rejection
 from capad.settings import SpoolSettings
 from capad.settling import Settling, Stamp
 from capad.spool_folders import SpoolFolders
+from capad.turns import ClockWatch, boot_s, due, first_ready, waits_text
+from capad.watching import watch
 
 __all__ = ["Preparer", "Spool"]
 
-HOLD_FILE = "hold"
 _FINISH_TRIES_WHEN_STOPPING = 3
-_WATCH_AGAIN_S = 0.3
-_EARLY_LOOKS_S = (0.05, 0.1, 0.2, 0.4)
 
 
 class Preparer(Protocol):
@@ -76,11 +74,11 @@ class Spool:
         self._settling = Settling(settings.settle_s)
         self._queue: list[tuple[Job, Prepared]] = []
         self._poke = trio.Event()
-        self._own_hold: str | None = None
+        self._hold = Hold(folders.root)
+        self._clock = ClockWatch()
         self._rechecking = False
         self._left_behind = True
         self.changed = Pulse()
-        self.held: str | None = None
         self.trouble: str | None = None
         self.beat_at_s = trio.current_time()
         self.scanned = trio.Event()
@@ -89,8 +87,13 @@ class Spool:
 
     @property
     def queued(self) -> tuple[Job, ...]:
-        """The jobs that wait, in order."""
+        """The jobs that wait, as they came."""
         return tuple(job for job, _ in self._queue)
+
+    @property
+    def waits(self) -> str:
+        """What waits for its time, and until when; empty when nothing does."""
+        return waits_text(self.queued, utc_now())
 
     @property
     def is_empty(self) -> bool:
@@ -110,7 +113,9 @@ class Spool:
     async def run(self) -> None:
         """Watch and scan, until cancelled."""
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(self._watch, nursery)
+            nursery.start_soon(
+                watch, (self._folders.incoming, self._folders.root), self.look_again, self._log
+            )
             while True:
                 await self._round()
                 self.scanned.set()
@@ -122,21 +127,24 @@ class Spool:
     async def next(self, blocked: Callable[[], bool]) -> tuple[Job, Prepared]:
         """Return the next job, now in ``active/``, once the queue is not held nor ``blocked``."""
         while True:
-            if self._queue and self.held is None and not blocked():
-                job, prepared = self._queue.pop(0)
+            await self._look_at_clock()
+            place = first_ready(self.queued, utc_now())
+            if place is not None and self.held is None and not blocked():
+                job, prepared = self._queue.pop(place)
                 try:
                     active = await self._activate(job)
                 except OSError:
-                    self._queue.insert(0, (job, prepared))
+                    self._queue.insert(place, (job, prepared))
                     await trio.sleep(self._settings.rescan_s)
                     continue
                 if active is not None:
                     return active, prepared
+                continue
             with trio.move_on_after(0.5):
                 await self.changed.wait()
 
     async def put_back(self, job: Job, prepared: Prepared, note: str) -> None:
-        """Return a job that could not be armed to the head of the queue."""
+        """Return a job that could not be armed to its place in the queue."""
         back = await self._blocking(partial(self._folders.move, job, JobState.QUEUED, note))
         if back is not None:
             self._queue.insert(0, (back, prepared))
@@ -166,15 +174,30 @@ class Spool:
                 return
 
     @property
+    def held(self) -> str | None:
+        """Why nothing is started, if the queue is held."""
+        return self._hold.held
+
+    @property
     def hold_file(self) -> Path:
         """The file whose presence holds the queue."""
-        return self._folders.root / HOLD_FILE
+        return self._hold.path
 
     async def hold(self, reason: str) -> None:
-        """Hold the queue until somebody removes ``hold``."""
-        self.held = self._own_hold = reason
+        """Hold the queue until somebody removes ``hold``, or ``release``."""
+        self._hold.ask(reason)
         self.changed.set()
         await self._write_hold()
+
+    async def release(self, by: str) -> None:
+        """Let the queue go on, in somebody's name; removes ``hold``.
+
+        Raises:
+            OSError: the file can't be removed; the queue stays held.
+        """
+        await trio.to_thread.run_sync(self._hold.release)
+        self._log.warning("queue.released", by=by)
+        self.changed.set()
 
     # --- one scan --------------------------------------------------------------------------------
 
@@ -186,6 +209,7 @@ class Spool:
             self.in_trouble(error, "incoming/ can't be read")
             return
         await self._see_hold(hold)
+        await self._look_at_clock()
         self._settling.look(seen, trio.current_time())
         trouble = await self._take_up() if self._left_behind else None
         for name, stamp in self._settling.due(trio.current_time()):
@@ -197,13 +221,7 @@ class Spool:
             self.trouble = None
 
     def _look(self) -> tuple[dict[str, Stamp], str | None]:
-        try:
-            hold = (self._folders.root / HOLD_FILE).read_bytes()[:500].decode("utf-8", "replace")
-        except FileNotFoundError:
-            hold = None
-        except OSError as error:
-            hold = f"there is a hold that can't be read ({error.strerror})"
-        return self._folders.look(), hold
+        return self._folders.look(), self._hold.read()
 
     async def _take(self, name: str, stamp: Stamp) -> str | None:
         """Claim and check one file; what went wrong with the disk is returned as a message."""
@@ -232,7 +250,15 @@ class Spool:
             return _Taken(job, None, report)
         if companion is None and prepared.companion is not None:
             self._folders.keep_companion(job, prepared.companion)
-        return _Taken(job, prepared, None)
+        return _Taken(self._with_turn(job, prepared), prepared, None)
+
+    def _with_turn(self, job: Job, prepared: Prepared) -> Job:
+        """Note in the job when it may start, and before which others, as its experiment says."""
+        wanted = prepared.experiment
+        not_before = None if wanted.not_before is None else wanted.not_before.isoformat()
+        if (job.priority, job.not_before) == (wanted.priority, not_before):
+            return job
+        return self._folders.save(replace(job, priority=wanted.priority, not_before=not_before))
 
     def _admit(self, taken: _Taken) -> None:
         if taken.prepared is not None:
@@ -257,6 +283,7 @@ class Spool:
 
     def _queued_on_disk(self) -> list[Job]:
         self._folders.complete_staged()
+        self._folders.put_right()
         return list(self._folders.jobs(JobState.QUEUED))
 
     async def _recheck(self) -> None:
@@ -305,28 +332,32 @@ class Spool:
     # --- holding and trouble ---------------------------------------------------------------------
 
     async def _see_hold(self, text: str | None) -> None:
-        if text is None and self._own_hold is not None:
+        if text is None and self._hold.unwritten:
             await self._write_hold()  # it could not be written before
-            return
-        now = None if text is None else _first_line(text)
-        if now != self.held:
-            self._log.warning("queue.held" if now else "queue.released", reason=now or "")
-        self.held = now
+        elif self._hold.see(text):
+            self._log.warning("queue.held" if self.held else "queue.released", reason=self.held)
 
     async def _write_hold(self) -> None:
-        reason = self._own_hold
-        if reason is None:
-            return
-        path = self.hold_file
-        text = f"{reason}\nRemove this file to release the queue: rm '{path}'\n"
         try:
-            await trio.to_thread.run_sync(partial(_write, path, text))
+            await trio.to_thread.run_sync(self._hold.write)
         except OSError as error:
             self.in_trouble(error, "the hold can't be written; the queue is held all the same")
         else:
-            self._own_hold = None
-            self.held = _first_line(text)
-            self._log.warning("queue.held", reason=reason)
+            self._log.warning("queue.held", reason=self.held)
+
+    async def _look_at_clock(self) -> None:
+        """Hold the queue if a jump of the wall clock is all that made a job due."""
+        now = utc_now()
+        jump = self._clock.jumped(now, boot_s())
+        if not jump:
+            return
+        self._log.warning("clock.jumped", seconds=jump.total_seconds())
+        early = [j for j in self.queued if (at := due(j)) is not None and now - jump < at <= now]
+        if early:
+            await self.hold(
+                f"the clock jumped by {jump} while {shown_name(early[0].name)} was waiting for its"
+                " time: look at date, then release the queue"
+            )
 
     def in_trouble(self, error: OSError, what: str) -> str:
         """Say once what is wrong with the disk; it stays in the status until it is mended."""
@@ -336,6 +367,7 @@ class Spool:
             errno.EDQUOT: "the quota is used up",
             errno.EACCES: "the daemon lacks the permission",
             errno.EPERM: "the daemon lacks the permission",
+            errno.EXDEV: "the spool's folders must lie on one file system",
         }.get(error.errno or 0, error.strerror or str(error))
         message = f"spool {self._folders.root}: {what}: {why}; tried again until it is mended"
         if message != self.trouble:
@@ -351,62 +383,3 @@ class Spool:
         next_at_s = self._settling.next_at_s(now_s)
         rescan_s = self._settings.rescan_s
         return rescan_s if next_at_s is None else min(rescan_s, max(0.0, next_at_s - now_s))
-
-    async def _watch(self, nursery: trio.Nursery) -> None:
-        """Wake the scan when something happens; events that get lost cost ``rescan_s``."""
-        watchfiles = await trio.to_thread.run_sync(importlib.import_module, "watchfiles")
-        nursery.start_soon(self._look_early)
-        while True:
-            try:
-                await self._listen(watchfiles.awatch)
-            except* (OSError, RuntimeError) as errors:
-                # A name that is not UTF-8 is one of the reasons: watchfiles can't say such a path.
-                reasons = "; ".join(str(error) for error in _leaves(errors))
-                self._log.info("spool.watch_restarted", message=reasons)
-            self._poke.set()
-            await trio.sleep(_WATCH_AGAIN_S)
-
-    async def _listen(self, awatch: Callable[..., AsyncGenerator[object, None]]) -> None:
-        places = (self._folders.incoming, self._folders.root)
-        stop = trio.Event()  # the only thing that ends the watcher's thread before its time-out
-        changes = awatch(*places, recursive=False, watch_filter=None, stop_event=stop)
-        async with trio.open_nursery() as nursery, aclosing(changes):
-            nursery.start_soon(_set_when_cancelled, stop)
-            async for _ in changes:
-                self._poke.set()
-            nursery.cancel_scope.cancel()
-
-    async def _look_early(self) -> None:
-        """Scan a few times while the watcher gets going, which it does not tell."""
-        for pause_s in _EARLY_LOOKS_S:
-            await trio.sleep(pause_s)
-            self._poke.set()
-
-
-async def _set_when_cancelled(stop: trio.Event) -> None:
-    try:
-        await trio.sleep_forever()
-    finally:
-        stop.set()
-
-
-def _leaves(errors: BaseExceptionGroup[BaseException]) -> list[BaseException]:
-    """Return the errors in a group of groups."""
-    found: list[BaseException] = []
-    for error in errors.exceptions:
-        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
-    return found
-
-
-def _first_line(text: str) -> str:
-    """Return the reason for a hold: printable, on one line."""
-    lines = text.strip().splitlines() or ["no reason given"]
-    return "".join(c for c in lines[0] if c.isprintable())[:200]
-
-
-def _write(path: os.PathLike[str], text: str) -> None:
-    """Write a small file that anybody who may write the folder may also change or remove."""
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o664)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(text)
-        os.fchmod(descriptor, 0o664)

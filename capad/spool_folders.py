@@ -2,7 +2,12 @@
 
 A claimed file goes into a hidden folder of ``queued/`` that gets its real name once ``job.json``
 is in it: a job either is in the queue or is not. A kill in between leaves the hidden folder, which
-the next scan completes. All of this blocks; call it in a thread.
+the next scan completes. The folder that a job lies in is the truth about its state; its
+``job.json`` tells how it came there, and is put right where a kill left it one move ahead.
+
+On a network file system, where a lock may not reach and a lost answer turns a rename that was
+done into "no such file", a rename still is one or nothing, and what came of it is looked at. All
+of this blocks; call it in a thread.
 """
 
 import hashlib
@@ -14,11 +19,12 @@ import time
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 from capa.clock import utc_now
 from capa.config.problems import Problem, ProblemsError
-from capa.storage.atomic import fsync_dir, write_atomically
+from capa.storage.atomic import fsync_dir, fsync_file, write_atomically
 from capad.jobs import (
     COMPANION_FILE,
     JOB_FILE,
@@ -32,11 +38,15 @@ from capad.jobs import (
     sequence_of,
     shown_name,
 )
+from capad.seen import Seen
 from capad.settling import Stamp
 
 __all__ = ["METHODS", "SpoolFolders", "owner_name"]
 
 METHODS = "methods"
+FOLDER_MODE, FILE_MODE = 0o755, 0o644
+"""Of what is told about a job, whatever the umask: who dropped it must be able to read it. Who
+may enter the spool at all is for the mode of its root."""
 _STAGED = "."
 _FILE_KINDS = {
     stat.S_IFLNK: "a symbolic link",
@@ -61,11 +71,14 @@ class SpoolFolders:
         self._max_bytes = max_bytes
         self._owners = frozenset(owners)
         self._next_sequence = 1
+        self._seen = Seen(self.root)
 
     def prepare(self) -> None:
         """Make the folders that are missing, and go on numbering where the last daemon stopped."""
-        for folder in (self.incoming, *(self.root / state for state in JobState)):
-            folder.mkdir(parents=True, exist_ok=True)
+        self.incoming.mkdir(parents=True, exist_ok=True)
+        for state in JobState:
+            _make_readable(self.root / state)
+        fsync_dir(self.root)
         numbers = [
             sequence_of(entry.name.removeprefix(_STAGED)) or 0
             for state in JobState
@@ -97,9 +110,10 @@ class SpoolFolders:
         staged = self.root / JobState.QUEUED / f"{_STAGED}{identity}"
         staged.mkdir()
         self._next_sequence += 1
+        fsync_dir(staged.parent)  # before the file is in it: a power cut must not take both
         source, target = self.incoming / name, staged / kept_name(name)
         try:
-            source.rename(target)
+            _rename(source, target)
         except FileNotFoundError:
             staged.rmdir()
             return None
@@ -111,7 +125,7 @@ class SpoolFolders:
             return None
         fsync_dir(staged)
         fsync_dir(self.incoming)
-        return self._admit(staged, name)
+        return self._admit(staged, name, stamp.changed_ns)
 
     def complete_staged(self) -> list[Job]:
         """Finish what a kill or a full disk interrupted between the rename and the queue."""
@@ -120,12 +134,24 @@ class SpoolFolders:
             files = [entry for entry in folder.iterdir() if not _is_ours(entry.name)]
             if len(files) == 1:
                 name = files[0].name
-                jobs.append(self._admit(folder, name.removeprefix("dropped-")))
+                changed_ns = files[0].lstat().st_mtime_ns
+                jobs.append(self._admit(folder, name.removeprefix("dropped-"), changed_ns))
             elif not files:
                 for leftover in folder.iterdir():
                     leftover.unlink()
                 folder.rmdir()
         return jobs
+
+    def put_right(self) -> None:
+        """Have the history of each job that is not over end where the job is.
+
+        The record of a move is written before the move, and on a full disk not at all.
+        """
+        for state in (JobState.QUEUED, JobState.ACTIVE):
+            for job in self.jobs(state):
+                if job.history and job.history[-1].state is not state:
+                    note = f"found here after a restart; {job.history[-1].state} was not reached"
+                    self.save(replace(job, history=(*job.history, _move(state, note, job))))
 
     def jobs(self, state: JobState) -> Iterator[Job]:
         """Yield the jobs in a state, in order; a folder without a readable job.json is a stranger.
@@ -155,7 +181,12 @@ class SpoolFolders:
         if status.st_size > self._max_bytes:
             message = f"is {status.st_size} bytes; at most {self._max_bytes} are read"
             raise _refusal(job, "spool.too_large", message, "a method is a few kilobytes of TOML")
-        return self._read(path, job)
+        data = self._read(path, job)
+        if job.sha256 is not None and hashlib.sha256(data).hexdigest() != job.sha256:
+            message = "is not what was claimed: its content changed while it waited in queued/"
+            hint = "a queued job is not edited: drop the new version into incoming/"
+            raise _refusal(job, "spool.changed", message, hint)
+        return data
 
     def companion(self, job: Job) -> str | None:
         """Return the method's text that the job keeps, if it does."""
@@ -172,8 +203,8 @@ class SpoolFolders:
         state = moved(job, to)
         after = job
         if record:
-            after = self.save(replace(job, history=(*job.history, _move(state, note))))
-        self.path(job).rename(self.root / state / job.id)
+            after = self.save(replace(job, history=(*job.history, _move(state, note, job))))
+        _rename(self.path(job), self.root / state / job.id)
         fsync_dir(self.root / job.state)
         fsync_dir(self.root / state)
         return replace(after, state=state)
@@ -181,18 +212,20 @@ class SpoolFolders:
     def save(self, job: Job) -> Job:
         """Write ``job.json`` again."""
         data = json.dumps(job.to_json(), indent=2).encode()
-        write_atomically(self.path(job) / JOB_FILE, data, mode=0o640)
+        _write_readable(self.path(job) / JOB_FILE, data)
         return job
 
     def report(self, job: Job, as_json: str, as_text: str) -> None:
         """Write the report where the job now is."""
-        write_atomically(self.path(job) / "report.txt", as_text.encode(), mode=0o644)
-        write_atomically(self.path(job) / "report.json", as_json.encode(), mode=0o644)
+        _write_readable(self.path(job) / "report.txt", as_text.encode())
+        _write_readable(self.path(job) / "report.json", as_json.encode())
 
-    def _admit(self, staged: Path, name: str) -> Job:
+    def _admit(self, staged: Path, name: str, changed_ns: int) -> Job:
         """Give a staged job its ``job.json`` and its place in the queue."""
         kept = staged / kept_name(name)
         uid = kept.lstat().st_uid
+        sha256 = _sha256(kept, self._max_bytes)
+        dropped = datetime.fromtimestamp(changed_ns / 1e9, UTC)
         job = Job(
             id=staged.name.removeprefix(_STAGED),
             name=name,
@@ -200,12 +233,17 @@ class SpoolFolders:
             owner=owner_name(uid),
             uid=uid,
             state=JobState.QUEUED,
-            sha256=_sha256(kept, self._max_bytes),
+            sha256=sha256,
+            dropped_utc=dropped.isoformat(timespec="milliseconds"),
+            earlier=self._seen.find(sha256),
             history=(_move(JobState.QUEUED, ""),),
         )
-        write_atomically(staged / JOB_FILE, json.dumps(job.to_json(), indent=2).encode())
-        staged.rename(self.path(job))
+        data = json.dumps(job.to_json(), indent=2).encode()
+        _write_readable(staged / JOB_FILE, data)
+        staged.chmod(FOLDER_MODE)
+        _rename(staged, self.path(job))
         fsync_dir(staged.parent)
+        self._seen.note(job)
         return job
 
     def _check_owner(self, job: Job) -> None:
@@ -242,6 +280,7 @@ def _stamp(status: os.stat_result, wall_ns: int) -> Stamp:
         mode=status.st_mode,
         uid=status.st_uid,
         age_s=age_s,
+        changed_ns=max(status.st_mtime_ns, status.st_ctime_ns),
     )
 
 
@@ -254,11 +293,12 @@ def _given_back(target: Path, source: Path) -> bool:
 
 
 def _sha256(path: Path, max_bytes: int) -> str | None:
-    """Hash a regular file of a sane size; None for anything else."""
+    """Hash a regular file of a sane size, once it is on the disk; None for anything else."""
     status = path.lstat()
     if not stat.S_ISREG(status.st_mode) or status.st_size > max_bytes:
         return None
     with suppress(PermissionError):
+        fsync_file(path)
         return hashlib.sha256(path.read_bytes()).hexdigest()
     return None
 
@@ -267,8 +307,36 @@ def _is_ours(name: str) -> bool:
     return name == JOB_FILE or name.endswith(".capa-tmp")
 
 
-def _move(state: JobState, note: str) -> Move:
-    return Move(state, utc_now().isoformat(timespec="milliseconds"), note)
+def _move(state: JobState, note: str, before: Job | None = None) -> Move:
+    """Return an entry of a history; one whose clock was set back meanwhile says so."""
+    at_utc = utc_now().isoformat(timespec="milliseconds")
+    if before is not None and before.history and at_utc < before.history[-1].at_utc:
+        note = f"{note} (the clock was set back since the last entry)".strip()
+    return Move(state, at_utc, note)
+
+
+def _make_readable(folder: Path) -> None:
+    """Make a folder that people look into; one that is there keeps the mode that it was given."""
+    try:
+        folder.mkdir(parents=True)
+    except FileExistsError:
+        return
+    folder.chmod(FOLDER_MODE)
+
+
+def _write_readable(path: Path, data: bytes) -> None:
+    write_atomically(path, data, mode=FILE_MODE)
+    with suppress(PermissionError):  # written by another user: its mode is that one's affair
+        path.chmod(FILE_MODE)
+
+
+def _rename(source: Path, target: Path) -> None:
+    """Rename; a network file system whose answer got lost says that there is no such file."""
+    try:
+        source.rename(target)
+    except FileNotFoundError:
+        if not os.path.lexists(target):
+            raise
 
 
 def _refusal(job: Job, code: str, message: str, hint: str) -> ProblemsError:

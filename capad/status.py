@@ -33,6 +33,8 @@ class Snapshot:
     held: str | None = None
     hold_file: str = ""
     queue: int = 0
+    waits: str = ""
+    """What of the queue waits for its time, and until when."""
     silent: tuple[str, ...] = ()
     trouble: str | None = None
     safe: SafeRecord | None = None
@@ -44,7 +46,7 @@ class Snapshot:
 
 def status_line(now: Snapshot) -> str:
     """Return the line; what a person has to act on comes first."""
-    parts = [_head(now), f"queue {now.queue}"]
+    parts = [_head(now), f"queue {now.queue}{f', {now.waits}' if now.waits else ''}"]
     if now.held is not None and now.phase == "RUN":
         parts.append(f"held after this run: {now.held}")
     if now.trip and now.phase != "IDLE":

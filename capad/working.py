@@ -148,6 +148,7 @@ class Working:
             hardware_text=bench.parts.profile_text,
             config_text=config_text(prepared),
             operator_id=prepared.experiment.operator.id,
+            job_id=job.id,
         )
         async with trio.open_nursery() as nursery:
             nursery.start_soon(self._follow, spool, bench.conductor, job)

@@ -1,15 +1,33 @@
 """An experiment file: which method, which procedure, whose sample, on which rig."""
 
-from typing import Any
+from datetime import datetime
+from typing import Annotated, Any
 
-from pydantic import Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from capa.experiment.method import Method
-from capa.models import Frozen
+from capa.models import Frozen, Whole
 
 __all__ = ["DEFAULT_PROCEDURE", "ExperimentConfig", "Operator", "ProcedureRef"]
 
 DEFAULT_PROCEDURE = "capa.builtin.recipe_runner"
+
+
+def _no_number(value: object) -> object:
+    if isinstance(value, int | float):
+        raise ValueError("must be a date and a time, like 2026-11-22T06:00:00+01:00")  # noqa: TRY004 - pydantic takes only this for a finding
+    return value
+
+
+def _with_offset(instant: datetime) -> datetime:
+    """Take a time without an offset for the local time of this box; seconds, no more."""
+    if not 2000 <= instant.year < 3000:
+        raise ValueError("must lie between the years 2000 and 2999")
+    return instant.astimezone().replace(microsecond=0)
+
+
+Instant = Annotated[datetime, BeforeValidator(_no_number), AfterValidator(_with_offset)]
+"""A date and a time. Without an offset it is local time where the file is read."""
 
 
 class ProcedureRef(Frozen):
@@ -33,6 +51,8 @@ class ExperimentConfig(Frozen):
     In a file, ``method`` is the path of a ``*.method.toml``, relative to the file, or the method
     itself as a table; the loader makes a ``Method`` of either. Where the file names no operator
     (``"operator" not in config.model_fields_set``) the spool puts the file's owner there.
+    ``priority`` and ``not_before`` are for the spool: of the jobs that may start, the one with
+    the highest priority does, and of those of one priority the one that came first.
     """
 
     method: Method | None = None
@@ -42,3 +62,5 @@ class ExperimentConfig(Frozen):
     tags: tuple[str, ...] = ()
     custom: dict[str, Any] = Field(default_factory=dict)
     hardware: str | None = None
+    priority: Annotated[Whole, Field(ge=-100, le=100)] = 0
+    not_before: Instant | None = None

@@ -27,6 +27,8 @@ class RunRequest:
     hardware_text: str
     config_text: str
     operator_id: str
+    job_id: str | None = None
+    """The job of the spool that asks for it."""
 
 
 @dataclass(frozen=True, slots=True)

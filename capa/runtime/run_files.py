@@ -61,6 +61,8 @@ def manifest_of(active: ActiveRun, procedure: Procedure, rig: Rig) -> dict[str, 
         "profile": rig.profile.name,
         "authorization_id": active.authorization.id,
         "problems": [asdict(problem) for problem in active.problems],
+        "settings": [asdict(report) for report in active.settings],
         "custom": experiment.custom,
         "source": active.request.source_name,
+        "job": active.request.job_id,
     }

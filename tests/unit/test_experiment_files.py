@@ -1,6 +1,7 @@
 """Experiment files: every mistake with its line, and what the spool makes of them."""
 
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -307,3 +308,28 @@ def test_without_an_operator_the_owner_of_the_file_answers_for_the_run(
     job = taken(spool, "run.experiment.toml", text)
     assert job.uid == os.getuid()
     assert prepared(spool, job).experiment.operator.id == job.owner
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ("not_before: soon", "not_before"),
+        ("not_before: 12", "must be a date and a time"),
+        ("not_before: 0001-01-01T00:00:00", "between the years 2000 and 2999"),
+        ("priority: 1.5", "priority"),
+        ("priority: 1000", "priority"),
+    ],
+)
+def test_a_wrong_place_in_the_queue_has_its_line(folder: Path, line: str, told: str) -> None:
+    (problem,) = problems(folder, f"{YAML}{line}\n")
+    assert ":12" in problem
+    assert told in problem
+
+
+def test_an_experiment_says_when_and_before_whom_it_runs(folder: Path) -> None:
+    text = f"{YAML}priority: 3\nnot_before: 2026-11-22T06:00:00+02:00\n"
+    read = read_experiment(
+        text, file="run.experiment.yaml", folder=folder, procedures=load_procedures()
+    )
+    assert read.experiment.priority == 3
+    assert read.experiment.not_before == datetime(2026, 11, 22, 4, tzinfo=UTC)

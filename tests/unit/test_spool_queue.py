@@ -1,0 +1,132 @@
+"""The queue itself: who is next, and what a jump of the clock does to those who wait."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import structlog
+
+from capa.config.experiment import ExperimentConfig
+from capad import spool as spool_module
+from capad import turns
+from capad.intake import Prepared
+from capad.jobs import Job, JobState
+from capad.settings import SpoolSettings
+from capad.spool import Spool
+from capad.spool_folders import SpoolFolders
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+
+
+class Clocks:
+    """A wall clock that can be set, and one that can't."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.wall, self.boot_s = NOW, 50.0
+        monkeypatch.setattr(spool_module, "utc_now", lambda: self.wall)
+        monkeypatch.setattr(spool_module, "boot_s", lambda: self.boot_s)
+        assert turns.boot_s() > 0
+
+    def pass_s(self, seconds: float, jump: timedelta = timedelta()) -> None:
+        self.boot_s += seconds
+        self.wall += timedelta(seconds=seconds) + jump
+
+
+class Accepts:
+    """Takes everything; a file holds its own ``priority`` and seconds to wait."""
+
+    def prepare(self, job: Job, data: bytes, companion: str | None = None) -> Prepared:
+        priority, wait_s = data.decode().split()
+        not_before = None if wait_s == "-" else NOW + timedelta(seconds=float(wait_s))
+        experiment = ExperimentConfig(priority=int(priority), not_before=not_before)
+        return Prepared(experiment, None, ())
+
+
+@pytest.fixture
+def clocks(monkeypatch: pytest.MonkeyPatch) -> Clocks:
+    return Clocks(monkeypatch)
+
+
+async def filled(folder: Path, *files: str) -> Spool:
+    folders = SpoolFolders(folder / "spool", max_bytes=1000)
+    folders.prepare()
+    for number, text in enumerate(files):
+        name = f"{number}.experiment.toml"
+        (folders.incoming / name).write_text(text)
+        assert folders.claim(name, folders.look()[name])
+    log = structlog.get_logger()
+    spool = Spool(
+        folders, SpoolSettings(root=folders.root), Accepts(), log=log, on_rejected=lambda *_: None
+    )
+    await spool._round()
+    return spool
+
+
+async def next_name(spool: Spool) -> str:
+    job, _ = await spool.next(lambda: False)
+    assert job.state is JobState.ACTIVE
+    return job.name[0]
+
+
+async def test_the_highest_priority_starts_first_and_the_others_in_their_order(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    spool = await filled(tmp_path, "0 -", "5 -", "-1 -", "5 -", "9 60")
+    assert [await next_name(spool) for _ in range(4)] == ["1", "3", "0", "2"]
+    assert spool.waits.startswith("4.experiment.toml waits until ")
+    clocks.pass_s(60)
+    assert await next_name(spool) == "4"
+    assert spool.waits == ""
+
+
+async def test_a_restart_keeps_what_waits_and_in_which_order(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    await filled(tmp_path, "0 -", "5 60", "9 -")
+    again = await filled(tmp_path)
+    assert [await next_name(again), await next_name(again)] == ["2", "0"]
+    assert "1.experiment.toml" in again.waits
+
+
+async def test_a_job_that_only_a_jump_of_the_clock_made_due_waits_for_a_person(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    spool = await filled(tmp_path, "0 3600")
+    clocks.pass_s(5, timedelta(days=365))
+    await spool._round()
+    assert spool.held is not None
+    assert "the clock jumped by 365 days" in spool.held
+    assert spool.hold_file.exists()
+    await spool.release("maria")
+    assert spool.held is None
+    assert await next_name(spool) == "0"
+
+
+async def test_the_clock_is_looked_at_before_each_start_and_not_only_at_each_scan(
+    tmp_path: Path, clocks: Clocks, autojump_clock: object
+) -> None:
+    spool = await filled(tmp_path, "0 3600")
+    clocks.pass_s(5, timedelta(days=365))
+    await spool._look_at_clock()
+    assert spool.held is not None
+
+
+async def test_a_jump_holds_nothing_when_nothing_waits_for_its_time(
+    tmp_path: Path, clocks: Clocks
+) -> None:
+    spool = await filled(tmp_path, "0 -")
+    clocks.pass_s(5, timedelta(days=365))
+    await spool._round()
+    assert spool.held is None
+    clocks.pass_s(5, -timedelta(days=730))
+    await spool._round()
+    assert spool.held is None
+    assert await next_name(spool) == "0"
+
+
+async def test_a_time_that_comes_by_itself_holds_nothing(tmp_path: Path, clocks: Clocks) -> None:
+    spool = await filled(tmp_path, "0 3600")
+    clocks.pass_s(3601)
+    await spool._round()
+    assert spool.held is None
+    assert await next_name(spool) == "0"
