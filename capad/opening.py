@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from datetime import datetime
 from functools import partial
 
 import trio
@@ -17,10 +16,9 @@ from capa.runtime.stages import LaterStages
 from capa.runtime.twin_child import running_twin
 from capad.heartbeats import Heartbeat
 from capad.service import Bench, Service
-from capad.status import SafeRecord
 from capad.wiring import Parts, load_parts, make_conductor, open_parts
 
-__all__ = ["CRASHED", "Opening", "local_now"]
+__all__ = ["CRASHED", "Opening"]
 
 CRASHED = 2
 _DEVICE_BEAT_S = 5.0
@@ -176,7 +174,7 @@ class Opening:
     def made_safe(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
         """Take note of how the safe state ended; what was not reached, the monitor tries again."""
         service = self._service
-        service.safe = SafeRecord(verdicts, local_now())
+        service.made_safe(verdicts)
         if service.bench is not None:
             service.bench.stages.heard(verdicts)
 
@@ -204,8 +202,3 @@ class Opening:
                 spool.beat_at_s, service.settings.spool.rescan_s + _SPOOL_BEAT_S
             )
         return beats
-
-
-def local_now() -> datetime:
-    """Return the time as the box's clock on the wall shows it."""
-    return datetime.now().astimezone()

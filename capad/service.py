@@ -5,13 +5,14 @@ Changed only in the loop's own thread, and nowhere with a checkpoint in between.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from structlog.typing import FilteringBoundLogger
 
 from capa.runtime.conductor import Conductor
 from capa.runtime.rig import Rig
-from capa.runtime.safe_state import ChannelVerdict, Verdict
+from capa.runtime.safe_state import ChannelVerdict, Verdict, newest
 from capa.runtime.safety_monitor import SafetyMonitor
 from capa.runtime.stages import LaterStages
 from capad.console import Console
@@ -114,6 +115,11 @@ class Service:
         """Have the run loop look at what was set, if it is waiting for a job."""
         if self.idle is not None:
             self.idle.cancel()
+
+    def made_safe(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
+        """Take note of how the safe state ended; of each output, what was seen last counts."""
+        known = {} if self.safe is None else self.safe.verdicts
+        self.safe = SafeRecord(newest(verdicts, known), datetime.now().astimezone())
 
     def unsafe_devices(self, bench: Bench) -> set[str]:
         """Return the devices with an output that was not brought to its safe value."""

@@ -11,12 +11,11 @@ from capa.runtime.report import RunReport, RunRequest
 from capad.guarding import guard_report
 from capad.intake import Intake, Prepared, config_text
 from capad.jobs import Job, shown_name
-from capad.opening import CRASHED, local_now
+from capad.opening import CRASHED
 from capad.recovery import recover
 from capad.reports import Report, before_arming, of_run
 from capad.service import Bench, Service
 from capad.spool import Spool
-from capad.status import SafeRecord
 from capad.wiring import Parts
 
 __all__ = ["Working"]
@@ -156,7 +155,7 @@ class Working:
             nursery.cancel_scope.cancel()
         job, service.current = service.current, None
         if run.verdicts:
-            service.safe = SafeRecord(run.verdicts, local_now())
+            service.made_safe(run.verdicts)
         service.enter("STOPPING" if service.stopping else "IDLE", self._waiting_text())
         if _only_the_rig(run):
             await self._put_back(spool, job, prepared, run)

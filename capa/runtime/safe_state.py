@@ -15,7 +15,7 @@ import trio
 from capa.devices.link import Priority
 from capa.runtime.rig import Rig
 
-__all__ = ["ChannelVerdict", "Verdict", "all_proven", "drive_safe_state"]
+__all__ = ["ChannelVerdict", "Verdict", "all_proven", "drive_safe_state", "newest"]
 
 RETRY_PAUSE_S = 0.05
 ATTEMPT_BUDGET_S = 2.0
@@ -51,6 +51,20 @@ class ChannelVerdict:
 def all_proven(verdicts: Mapping[str, ChannelVerdict]) -> bool:
     """Whether every output was read back at its safe value."""
     return all(verdict.verdict is Verdict.PROVEN for verdict in verdicts.values())
+
+
+def newest(
+    verdicts: Mapping[str, ChannelVerdict], known: Mapping[str, ChannelVerdict]
+) -> dict[str, ChannelVerdict]:
+    """Return ``verdicts``, or of an output what is ``known`` of it where that is newer.
+
+    A run's verdicts arrive when its bundle is sealed; the safety monitor may meanwhile have reached
+    an output that the run's end did not, or lost one that it did.
+    """
+    return {
+        name: max(verdict, known.get(name, verdict), key=lambda one: one.at_s)
+        for name, verdict in verdicts.items()
+    }
 
 
 async def drive_safe_state(

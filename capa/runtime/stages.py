@@ -20,7 +20,7 @@ from capa.experiment.waiting import satisfied_by
 from capa.runtime.databus import DataBus
 from capa.runtime.moments import Moment, moment_now
 from capa.runtime.progress import spoken_s
-from capa.runtime.safe_state import ChannelVerdict, Verdict
+from capa.runtime.safe_state import ChannelVerdict, Verdict, newest
 from capa.runtime.stage_store import Pending, StageStore
 
 __all__ = ["LaterStages", "later_words"]
@@ -98,6 +98,7 @@ class LaterStages:
         self._pressing = False
         self._driving = False
         self._due_at_s = math.inf
+        self._meanwhile: dict[str, ChannelVerdict] = {}
         self._files = trio.Lock()
         self._dirty = trio.Event()
         self._poke = trio.Event()
@@ -134,8 +135,9 @@ class LaterStages:
         What was waited for already goes on being waited for. But while an output of stage one is
         not reached, no time counts: the heater may have been heating all along.
         """
-        if self._paused:
-            return  # a run ends with a safe state of its own
+        if self._paused:  # a run ends with a safe state of its own; what is newer, it can't know
+            self._meanwhile.update(verdicts)
+            return
         was, self._unreached = self._unreached, _unreached(verdicts)
         pending = self._pending
         if pending is None:
@@ -149,7 +151,8 @@ class LaterStages:
     def go_on(self, after: str | None, verdicts: Mapping[str, ChannelVerdict]) -> None:
         """Begin anew after a run; or, where none came to be (None), wait on as before."""
         if after is not None:
-            self._unreached, self._started = _unreached(verdicts), True
+            latest = newest(verdicts, self._meanwhile)
+            self._unreached, self._started = _unreached(latest), True
             self._begin(after)
         self._paused = False
         self._dirty.set()
@@ -174,6 +177,7 @@ class LaterStages:
         Returns why that can't be made to last, in words; a run must then not begin.
         """
         self._paused = True
+        self._meanwhile.clear()
         self._waiting.cancel()
         while self._driving:
             await self._rested.wait()

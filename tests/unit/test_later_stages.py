@@ -207,6 +207,38 @@ async def test_a_run_calls_off_what_was_due_and_its_end_begins_anew(
         assert one.driven == [(211.0, 1)]
 
 
+async def test_an_output_reached_while_the_runs_bundle_was_sealed_is_not_waited_for_any_more(
+    autojump_clock: MockClock, file: Path
+) -> None:
+    """The run's verdicts come last and are the older ones: the monitor had gone on trying."""
+    async with cooling(Cooling(STAGES, file)) as one:
+        await one.later.pause()
+        of_the_run = outcome(one.stages[0], Verdict.UNREACHABLE)
+        await trio.sleep(2)
+        one.stage_one()
+        await trio.sleep(3)
+        one.later.go_on("20261121-080000-0001", of_the_run)
+        await trio.sleep(1)
+        one.publish(100.0)
+        await trio.sleep(1)
+        assert one.driven == [(6.0, 1)]
+
+
+async def test_an_output_lost_while_the_runs_bundle_was_sealed_is_waited_for(
+    autojump_clock: MockClock, file: Path
+) -> None:
+    async with cooling(Cooling(STAGES, file)) as one:
+        await one.later.pause()
+        of_the_run = outcome(one.stages[0])
+        await trio.sleep(2)
+        one.stage_one(Verdict.UNREACHABLE)
+        one.later.go_on("20261121-080000-0001", of_the_run)
+        await trio.sleep(1)
+        one.publish(100.0)
+        await trio.sleep(1)
+        assert one.driven == []
+
+
 async def test_a_run_that_was_refused_has_cost_no_time(
     autojump_clock: MockClock, file: Path
 ) -> None:
