@@ -1,0 +1,222 @@
+"""Before READY=1: the rig is open, safe and proven, or it is said by name what is missing."""
+
+import io
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from adapters.links.link import StreamLink
+from capa.config.hardware import HardwareProfile
+from capa.runtime.parts import Parts
+from capa.runtime.safe_state import ChannelVerdict
+from capa.runtime.stages import LaterStages
+from capad.console import Console
+from capad.heartbeats import Heartbeats
+from capad.opening import Opening
+from capad.safing import Safing
+from capad.service import Bench, Options, Service
+from capad.settings import Settings
+from capad.supervision import Notifier
+from tests.support.cooling import outcome
+from tests.support.engine import FAMILIES, method, profile, quiet_log, request
+from tests.support.watched import Watched, furnace_profile, until, watched
+
+LONG = method(
+    {"kind": "hold", "target": {"name": "heater.setpoint"}, "value": 100.0, "duration_s": 14_400.0}
+)
+
+
+@dataclass
+class Box:
+    """A daemon's parts around a watched bench, before it is ready."""
+
+    service: Service
+    opening: Opening
+    safing: Safing
+    bench: Bench
+    watched: Watched
+    out: io.StringIO
+
+    @property
+    def said(self) -> str:
+        return self.out.getvalue()
+
+
+@asynccontextmanager
+async def box(folder: Path, of: HardwareProfile | None = None) -> AsyncIterator[Box]:
+    wanted = furnace_profile() if of is None else of
+    async with watched(folder, wanted) as w:
+        out = io.StringIO()
+        settings = Settings.model_validate(
+            {"spool": {"root": folder / "spool"}, "runtime": {"dir": folder / "run"}}
+        )
+        service = Service(
+            settings, Options(), console=Console(out), notifier=Notifier({}), log=quiet_log()
+        )
+        opening = Opening(service, terminate=lambda _reason: None)
+        safing = Safing(service, made_safe=opening.made_safe)
+        parts = Parts(wanted, Path("bench.toml"), "", FAMILIES, {}, StreamLink, {})
+        later = LaterStages(
+            wanted.safe_state, w.rig.registry, w.rig.bus, drive=_never, log=quiet_log()
+        )
+        bench = Bench(parts, w.rig, w.conductor, w.monitor, later, waits_for_all=True)
+        service.bench, service.safety.monitor = bench, w.monitor
+        yield Box(service, opening, safing, bench, w, out)
+
+
+async def _never(_pending: object) -> dict[str, ChannelVerdict]:
+    raise AssertionError("this bench has one stage")
+
+
+def optional_gas() -> HardwareProfile:
+    devices = [device.model_dump() for device in profile().devices]
+    for device in devices:
+        device["required"] = device["name"] != "mfc"
+    return furnace_profile(devices=devices)
+
+
+class Ready:
+    """Whether ``become_safe`` has come back, and with what."""
+
+    answer: bool | None = None
+
+    async def wait(self, one: Box) -> None:
+        self.answer = await one.safing.become_safe(one.bench)
+
+
+async def test_a_rig_that_was_left_hot_is_safe_and_proven_before_it_is_ready(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.watched.conductor.run, request(LONG))
+            await until(lambda: one.watched.outputs()["furnace.setpoint"] > 99)
+            nursery.cancel_scope.cancel()
+        left_hot(one, 300.0)
+        assert await one.safing.become_safe(one.bench)
+        assert one.watched.outputs()["furnace.setpoint"] == pytest.approx(20.0, abs=0.1)
+        assert one.service.safe is not None
+        found = {name: str(v.verdict) for name, v in one.service.safe.verdicts.items()}
+        assert found == {"heater.setpoint": "proven", "purge.flow": "proven"}
+
+
+def left_hot(one: Box, value: float) -> None:
+    """Have the furnace hold a setpoint that nobody here has commanded."""
+    from adapters.watlow.codec import SETPOINT
+
+    (line,) = (line for name, line in one.watched.twins._rig.lines.items() if name == "oven")
+    (device,) = line.devices
+    device._values[SETPOINT] = value  # type: ignore[attr-defined]  # behind the twin's back
+
+
+async def test_a_device_that_does_not_answer_is_named_and_waited_for(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one, trio.open_nursery() as nursery:
+        one.watched.twins.fault("silence", link="oven")
+        await trio.sleep(5)
+        ready = Ready()
+        nursery.start_soon(ready.wait, one)
+        await trio.sleep(60)
+        assert ready.answer is None
+        assert "waiting for furnace (" in one.said
+        assert one.service.phase == "STARTING"
+        assert "waiting for furnace (" in one.service.status()
+        left_hot(one, 300.0)  # it comes back with a setpoint of its own
+        one.watched.twins.fault("silence", link="oven", active=False)
+        await until(lambda: ready.answer)
+        assert one.watched.outputs()["furnace.setpoint"] == pytest.approx(20.0, abs=0.1)
+
+
+async def test_a_device_that_answers_but_is_not_proven_safe_keeps_the_rig_from_being_ready(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one, trio.open_nursery() as nursery:
+        stubborn(one)
+        ready = Ready()
+        nursery.start_soon(ready.wait, one)
+        await trio.sleep(60)
+        assert ready.answer is None
+        assert "furnace" in one.service.status()
+        nursery.cancel_scope.cancel()
+
+
+def stubborn(one: Box) -> None:
+    """Have the furnace accept every setpoint, and keep its own."""
+    from adapters.watlow.codec import SETPOINT
+
+    (line,) = (line for name, line in one.watched.twins._rig.lines.items() if name == "oven")
+    (device,) = line.devices
+
+    class Kept(dict[object, float]):
+        def __setitem__(self, key: object, value: float) -> None:
+            super().__setitem__(key, 300.0 if key == SETPOINT else value)
+
+    device._values = Kept(device._values)  # type: ignore[attr-defined]  # behind the twin's back
+
+
+async def test_a_start_that_is_told_to_end_gives_up_waiting(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one, trio.open_nursery() as nursery:
+        one.watched.twins.fault("silence", link="oven")
+        await trio.sleep(5)
+        ready = Ready()
+        nursery.start_soon(ready.wait, one)
+        await trio.sleep(20)
+        one.service.stopping = "SIGTERM"
+        one.service.wake()
+        await until(lambda: ready.answer is not None, within_s=10)
+        assert ready.answer is False
+
+
+async def test_a_device_that_may_be_missing_is_named_and_nothing_is_armed_while_it_can_be_commanded(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path, optional_gas()) as one:
+        one.watched.twins.fault("silence", link="gas")
+        await trio.sleep(5)
+        assert await one.safing.become_safe(one.bench)
+        assert "mfc does not answer" in one.said
+        assert "it may be missing (required = false)" in one.said
+        one.service.enter("IDLE", "")
+        assert one.service.silent() == ("mfc",)
+        assert one.service.blocked()
+        assert "no answer from mfc" in one.service.status()
+        one.watched.twins.fault("silence", link="gas", active=False)
+        await until(lambda: one.bench.rig.answers("mfc"))
+        assert one.service.blocked()  # it answers, and is not known to be safe
+        await until(lambda: not one.watched.monitor.forbidding())
+        one.opening.made_safe(outcome(one.bench.parts.profile.safe_state[0]))
+        assert not one.service.blocked()
+
+
+# --- whose life the watchdog hangs on -----------------------------------------------------------
+
+
+async def test_each_vital_loop_is_heard_and_one_that_stops_is_missed(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with box(tmp_path) as one, trio.open_nursery() as nursery:
+        hearts = Heartbeats()
+        hearts.watch(one.opening._beats)
+        nursery.start_soon(one.watched.conductor.run, request(LONG))
+        await until(lambda: one.watched.conductor.recorder_beat_at_s is not None)
+        wanted = {"poll:furnace", "poll:mfc", "poll:balance", "safety monitor", "recorder"}
+        assert set(one.opening._beats()) == wanted
+        for _ in range(30):
+            await trio.sleep(1)
+            assert hearts.stale(trio.current_time()) == {}
+        stuck: Any = SimpleNamespace(beat_at_s=one.watched.monitor.beat_at_s)
+        one.bench.monitor = stuck
+        monkeypatch.setattr(one.bench.rig.devices["furnace"], "poll", trio.sleep_forever)
+        await trio.sleep(15)
+        assert set(hearts.stale(trio.current_time())) == {"safety monitor", "poll:furnace"}
+        nursery.cancel_scope.cancel()
