@@ -49,8 +49,19 @@ def judge(
     *,
     written: bool = False,
     trouble: str = "",
+    pending: bool = False,
 ) -> SettingReport:
-    """Judge one setting; ``trouble`` is why enforcing it failed."""
+    """Judge one setting.
+
+    Args:
+        device: its name.
+        info: the setting.
+        wanted: what it has to be; None where nobody minds.
+        found: what it is, after it was written if it was.
+        written: whether it was.
+        trouble: why enforcing it failed.
+        pending: whether it is only looked at now, and will be enforced before a run.
+    """
     expected = None if wanted is None else wanted.value
     severity, message, remedy = Severity.INFO, f"is {say(found.value, info.unit)}", ""
     if wanted is None:
@@ -64,6 +75,8 @@ def judge(
     elif info.same(found.value, wanted.value):
         severity = Severity.OK
         message += ", set by enforce" if written else ", as expected"
+    elif pending:
+        message += f", and is set to {say(expected, info.unit)} before a run"
     else:
         severity, remedy = wanted.otherwise, _remedy(info, wanted)
         message = (

@@ -9,6 +9,7 @@ import trio
 
 from capa.clock import RunClock
 from capa.config.problems import Problem
+from capa.devices.preflight import SettingReport
 from capa.experiment.authorization import Authorization
 from capa.experiment.executor import MethodExecutor, StepRecord
 from capa.experiment.procedures.base import Procedure, ProcedureContext, ResolvedRecordingPlan
@@ -42,6 +43,7 @@ class ActiveRun:
     stop: StopSignal = field(default_factory=StopSignal)
     second_stop: StopSignal = field(default_factory=StopSignal)
     problems: list[Problem] = field(default_factory=list)
+    settings: list[SettingReport] = field(default_factory=list)
     procedure: Procedure | None = None
     ctx: ProcedureContext | None = None
     bundle: BundleWriter | None = None

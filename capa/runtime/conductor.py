@@ -353,6 +353,9 @@ class Conductor:
         )
         for problem in active.problems:
             active.event("run.problem", str(problem), severity="warning", metadata=asdict(problem))
+        for report in active.settings:
+            if report.written:
+                active.event("setting.enforced", str(report), metadata=asdict(report))
         if self.later is not None and active.outer is None:
             for words in self.later.call_off():
                 active.event("safe_state.called_off", words, severity="warning")

@@ -274,11 +274,10 @@ class Gate:
 
     async def _record_intent(self, command: DeviceCommand) -> None:
         self._record("command.intent", "info", command, None)
-        if self._run is not None:
-            try:
-                await self._run.recorder.committed()
-            except CapaError as error:
-                raise _Refused(f"the command could not be put on record: {error}") from error
+        try:
+            await self.committed()
+        except CapaError as error:
+            raise _Refused(f"the command could not be put on record: {error}") from error
 
     async def _send(self, name: str, value: float) -> CommandResult:
         """Do the exchange; what is asked for must also be what is read back."""
@@ -330,10 +329,19 @@ class Gate:
         command: DeviceCommand,
         result: CommandResult | None,
     ) -> None:
-        """Write an event into the run's bundle; between runs, into the log."""
-        metadata = _metadata(command, result)
         value = command.payload.get("value")
         message = f"{command.target} = {value}" + (f": {result.detail}" if result else "")
+        self.record(kind, message, severity, _metadata(command, result))
+
+    async def committed(self) -> None:
+        """Return once what was recorded survives the process; at once between runs."""
+        if self._run is not None:
+            await self._run.recorder.committed()
+
+    def record(
+        self, kind: str, message: str, severity: Severity, metadata: Mapping[str, Any]
+    ) -> None:
+        """Write an event into the run's bundle; between runs, into the log."""
         run = self._run
         if run is None:
             self._log.info(kind, message=message, **metadata)

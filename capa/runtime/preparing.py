@@ -25,6 +25,7 @@ from capa.runtime.arming import (
     procedure_problems,
     rig_problems,
 )
+from capa.runtime.device_preflight import check_devices, setting_problems
 from capa.runtime.gate import Gate
 from capa.runtime.inner import InnerRunner
 from capa.runtime.overriding import overriding
@@ -33,6 +34,7 @@ from capa.runtime.rig import Rig
 from capa.runtime.run_files import files_of, manifest_of, views_of
 from capa.runtime.run_log import RunLog
 from capa.runtime.safety_book import RuleBook
+from capa.runtime.setting_gate import SettingGate
 from capa.storage.bundle import BundleWriter, new_run_id
 
 __all__ = ["Preparing"]
@@ -84,6 +86,7 @@ class Preparing:
         self._inner_runs = inner_runs
         self._on_step = on_step
         self._log = log
+        rig.settings.way = SettingGate(gate)
 
     def begin(
         self, request: RunRequest, *, outer: ActiveRun | None = None, label: str = ""
@@ -113,10 +116,21 @@ class Preparing:
         raised = self._forbidding()
         active.problems += rig_problems(self._rig, trip=self._gate.trip, raised=raised)
         procedure = await self.checked(active, budget_s=PREFLIGHT_BUDGET_S)
+        await self._check_devices(active)
         if procedure is None or any(map(is_blocking, active.problems)):
             return False
         active.procedure = procedure
         return await self._open_bundle(active, procedure)
+
+    async def _check_devices(self, active: ActiveRun) -> None:
+        """Ask the instruments what they are set to; mend it only if nothing else is wrong."""
+        active.settings += await check_devices(
+            self._rig,
+            method=active.request.experiment.method,
+            enforce=not any(map(is_blocking, active.problems)),
+            include_silent=False,
+        )
+        active.problems += setting_problems(active.settings)
 
     async def checked(self, active: ActiveRun, *, budget_s: float) -> Procedure | None:
         """Make the procedure and its context, and collect the problems; None without either."""

@@ -32,6 +32,7 @@ from capa.devices.registry import LinkClass, RunnableLink
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.errors import CapaError, DeviceError, LinkClosedError
 from capa.runtime.databus import DataBus
+from capa.runtime.device_settings import RigSettings
 
 __all__ = ["ReadingsTap", "Rig", "open_rig"]
 
@@ -41,6 +42,8 @@ DOWN_POLL_S = 1.0
 MUTE_SHARE = 0.15
 """Of a line's time, for all its silent devices together, while others on it answer: each question
 costs those a reply time-out and the wait for a late reply. What is promised is a fifth."""
+SETTLE_TRIES = 3
+"""How often, in a row, a device is asked for what it is to be kept at before it is left alone."""
 HEARTBEAT_S = 1.0
 """A poll loop that sleeps longer than this still shows that it lives."""
 
@@ -66,6 +69,8 @@ class _Unit:
     link_up: trio.Event = field(default_factory=trio.Event)
     question_s: float = 0.0
     """What an unanswered question costs its line."""
+    unsettled: int = 0
+    """How often its enforced settings may still be asked for; none once they are as they must."""
 
     @property
     def is_silent(self) -> bool:
@@ -112,6 +117,11 @@ class Rig:
         self.links = links
         self._units = units
         self.on_readings: ReadingsTap | None = None
+        self.settings = RigSettings(
+            profile.devices,
+            {name: unit.adapter for name, unit in units.items()},
+            frozenset(c.device for c in profile.channels if c.device and c.commandable),
+        )
         self._derived = DerivedChannels.from_profile(profile)
         self._log = log
 
@@ -217,6 +227,7 @@ class Rig:
         try:
             if not unit.answering.is_set():
                 unit.identity = await unit.adapter.open()
+                unit.unsettled = SETTLE_TRIES
             readings = await unit.adapter.poll()
             if self.on_readings is not None:
                 self.on_readings(unit.adapter, readings)
@@ -229,6 +240,25 @@ class Rig:
         else:
             self._answered(unit)
             self._publish(samples)
+            if unit.unsettled:
+                await self._settle(unit)
+
+    async def _settle(self, unit: _Unit) -> None:
+        """See to the enforced settings of a device that may have been switched off and on."""
+        name = unit.spec.name
+        unit.unsettled -= 1
+        try:
+            reports = await self.settings.keep(name)
+        except CapaError as error:
+            self._log.warning("device.settings_unread", device=name, message=str(error))
+        except Exception:  # noqa: BLE001 - a driver's bug takes its settings, not its readings
+            self._log.exception("device.driver_error", device=name)
+            unit.unsettled = 0
+        else:
+            unit.unsettled = SETTLE_TRIES if reports is None else 0  # None: no gate as yet
+            for report in reports or ():
+                told = self._log.info if report.written else self._log.warning
+                told("device.setting", device=name, setting=report.setting, message=str(report))
 
     def _link_changed(self, link: str, up: bool) -> None:
         for unit in self._units.values():
@@ -256,6 +286,7 @@ class Rig:
         health.polls += 1
         health.failures += 1
         health.consecutive_failures += 1
+        unit.unsettled = SETTLE_TRIES
         gone = isinstance(error, LinkClosedError) or (
             health.consecutive_failures >= FAILURES_TO_DOWN
         )

@@ -108,6 +108,8 @@ class Manifest(Frozen):
     authorization_id: str | None = None
     verdicts: dict[str, VerdictEntry] = Field(default_factory=dict)
     problems: tuple[dict[str, Any], ...] = ()
+    settings: tuple[dict[str, Any], ...] = ()
+    """What the instruments were set to when the run was armed, each against what was expected."""
     files: dict[str, FileEntry] = Field(default_factory=dict)
     quality: dict[str, ChannelQuality] = Field(default_factory=dict)
     recorder: RecorderStats | None = None

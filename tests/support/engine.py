@@ -57,7 +57,13 @@ def profile(**changes: object) -> HardwareProfile:
             {"name": "scale", "port": "scale"},
         ],
         "devices": [
-            {"name": "furnace", "adapter": "watlow", "link": "oven", "address": 1},
+            {
+                "name": "furnace",
+                "adapter": "watlow",
+                "link": "oven",
+                "address": 1,
+                "twin": {"registers": {2494: 59}},  # saving is off: nothing to be enforced
+            },
             {"name": "mfc", "adapter": "alicat", "link": "gas", "address": "A"},
             {
                 "name": "balance",

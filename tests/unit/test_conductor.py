@@ -374,7 +374,7 @@ async def test_a_free_run_records_for_its_duration(
         began_s = trio.current_time()
         config = {"duration_s": duration_s, "notes": "baseline"}
         report = await one.run(request(None, procedure=FreeRun.id, config=config))
-        assert trio.current_time() - began_s == pytest.approx(duration_s, abs=0.2)
+        assert trio.current_time() - began_s == pytest.approx(duration_s, abs=0.5)
     assert report.run_status == "completed"
     assert report.bundle is not None
     manifest = json.loads((report.bundle / "manifest.json").read_text())

@@ -374,7 +374,8 @@ class Session:
         detail = f"no answer within {DISPATCH_BUDGET_S:g} s"
         with trio.move_on_after(DISPATCH_BUDGET_S, shield=True):
             result = await ctx.dispatcher.dispatch(binding.device, command)
-            if result.accepted:
+            overtaken = result.called_back and ctx.external_stop.is_set()
+            if result.accepted or overtaken:  # a stop that calls it back is no refusal
                 self._setpoint_c = setpoint_c
                 self._guard.commanded(setpoint_c, trio.current_time())
                 return
