@@ -34,6 +34,7 @@ async def serve_control(
     - ``{"set": "sample.mass_g", "value": 10.0}``: meddle with the plant
     - ``{"get": "furnace.pv_degC"}``: the reply has ``value``
     - ``{"outputs": true}``: the reply has ``outputs``, by ``device.field``
+    - ``{"memory": true}``: the reply has ``memory``, the non-volatile writes so far, by device
 
     Every reply has ``ok``, and ``error`` when that is false.
     """
@@ -118,8 +119,10 @@ def _obey(rig: TwinRig, request: Json) -> Json:
             return {"value": rig.plant.get(quantity)}
         case {"outputs": _}:
             return {"outputs": rig.outputs()}
+        case {"memory": _}:
+            return {"memory": rig.nv_writes()}
         case _:
-            raise CapaError("expected one of the keys fault, set, get, outputs")
+            raise CapaError("expected one of the keys fault, set, get, outputs, memory")
 
 
 def _text(request: Json, key: str) -> str | None:

@@ -8,7 +8,7 @@ from adapters.twin.faults import LineFaults
 from adapters.twin.plant import TwinSettings
 from adapters.twin.wirelog import WireLog
 from capa.devices.spec import LinkSpec
-from capa.devices.twin import SpeaksUnasked, TwinDevice, TwinReply
+from capa.devices.twin import SpeaksUnasked, TwinDevice, TwinReply, WearsOut
 
 __all__ = ["Due", "TwinLine"]
 
@@ -45,6 +45,7 @@ class TwinLine:
         self._heard_at_s = -math.inf
         self._free_at_s = -math.inf
         self._outputs: dict[tuple[str, str], float] = {}
+        self._worn = {device: 0 for device in self.devices if isinstance(device, WearsOut)}
 
     @property
     def name(self) -> str:
@@ -88,12 +89,16 @@ class TwinLine:
         self._log.tx(self.name, data)
 
     def log_outputs(self) -> None:
-        """Log every output that is not what it was."""
+        """Log every output, and every count of memory writes, that is not what it was."""
         for device in self.devices:
             for field, value in device.outputs().items():
                 if self._outputs.get((device.name, field)) != value:
                     self._outputs[device.name, field] = value
                     self._log.output(self.name, device.name, field, value)
+        for device, before in self._worn.items():
+            if (writes := device.nv_writes) != before:
+                self._worn[device] = writes
+                self._log.memory(self.name, device.name, writes)
 
     def _schedule(self, reply: TwinReply, heard: int, now_s: float) -> Due:
         wire_s = (heard + len(reply.data)) * self._character_s

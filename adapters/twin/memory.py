@@ -47,6 +47,10 @@ class TwinHandle:
         """Return what every device drives, as ``device.field``, in the field's unit."""
         return self._rig.outputs()
 
+    def nv_writes(self) -> dict[str, int]:
+        """Return how often each device that has one has written its non-volatile memory."""
+        return self._rig.nv_writes()
+
     def fault(
         self,
         kind: str,

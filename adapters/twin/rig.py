@@ -9,7 +9,7 @@ from adapters.twin.plant import Plant
 from adapters.twin.wirelog import WireLog
 from capa.devices.adapter import AdapterFamily
 from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.devices.twin import TwinDevice
+from capa.devices.twin import TwinDevice, WearsOut
 from capa.errors import CapaError
 
 __all__ = ["TwinRig"]
@@ -73,6 +73,15 @@ class TwinRig:
             for line in self.lines.values()
             for device in line.devices
             for field, value in device.outputs().items()
+        }
+
+    def nv_writes(self) -> dict[str, int]:
+        """Return how often each device that has one has written its non-volatile memory."""
+        return {
+            device.name: device.nv_writes
+            for line in self.lines.values()
+            for device in line.devices
+            if isinstance(device, WearsOut)
         }
 
     def fault(

@@ -35,7 +35,8 @@ class WireLog:
 
     Every record has ``t_ns``, ``link`` and ``event``: ``rx`` and ``tx`` (as the device sees it)
     with ``hex``; ``output`` with ``device``, ``field`` and ``value`` in the field's unit; ``fault``
-    with ``device`` (None for a fault of the line), ``field`` (the kind), ``active``, ``value``.
+    with ``device`` (None for a fault of the line), ``field`` (the kind), ``active``, ``value``;
+    ``memory`` with ``device`` and ``value``, how often its non-volatile memory was written.
 
     Args:
         sink: takes the records.
@@ -57,6 +58,10 @@ class WireLog:
     def output(self, link: str, device: str, field: str, value: float) -> None:
         """Record what a device drives from now on."""
         self._write(link, "output", device=device, field=field, value=value)
+
+    def memory(self, link: str, device: str, writes: int) -> None:
+        """Record that a device has written its non-volatile memory."""
+        self._write(link, "memory", device=device, value=writes)
 
     def fault(
         self, link: str, device: str | None, kind: str, *, active: bool, value: float | None

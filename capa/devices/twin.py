@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-__all__ = ["PlantPort", "SpeaksUnasked", "TwinDevice", "TwinReply"]
+__all__ = ["PlantPort", "SpeaksUnasked", "TwinDevice", "TwinReply", "WearsOut"]
 
 
 class PlantPort(Protocol):
@@ -83,4 +83,14 @@ class SpeaksUnasked(Protocol):
 
     def unasked(self) -> Sequence[TwinReply]:
         """Return what has become due since the last call, and no more of it the next time."""
+        ...
+
+
+@runtime_checkable
+class WearsOut(Protocol):
+    """A ``TwinDevice`` with a memory that takes a limited number of writes; optional."""
+
+    @property
+    def nv_writes(self) -> int:
+        """How often the memory was written since the twin was made."""
         ...
