@@ -1,53 +1,40 @@
 """Alicat mass-flow controllers and meters: one data frame a poll, the setpoint read back."""
 
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from adapters.alicat.codec import (
     EOL,
-    Column,
+    Acknowledged,
     DataFrame,
     FrameReader,
     Rejected,
     SetpointReport,
     decode_setpoint_report,
+    encode_command,
     encode_poll,
     encode_setpoint,
 )
+from adapters.alicat.fields import fields_of, readings_of
 from adapters.alicat.options import AlicatOptions, unit_of
-from capa.channels.sample import Status
-from capa.devices.adapter import FieldInfo, FieldWrite, Identity, Reading, WriteAck
+from adapters.alicat.table import TableReply, encode_table_request
+from capa.devices.adapter import FieldWrite, Identity, Reading, WriteAck
 from capa.devices.base import BaseAdapter
 from capa.devices.lines import LineReply
 from capa.devices.link import Answer, Link, Priority
+from capa.devices.momentary import Keys
+from capa.devices.plausible import Look, SecondLook, Verdict
 from capa.devices.spec import DeviceSpec
 from capa.errors import DeviceError
 
-__all__ = ["AlicatAdapter", "fields_of"]
+__all__ = ["AlicatAdapter"]
 
 ReplyT = TypeVar("ReplyT")
 
-_OVER: Mapping[str, tuple[Column, ...]] = {
-    "MOV": ("flow", "volumetric"),
-    "VOV": ("flow", "volumetric"),
-    "POV": ("pressure",),
-    "OPL": ("pressure",),
-    "TOV": ("temperature",),
-}
-_CONVERTER_FAULT = "ADC"
-
-
-def fields_of(options: AlicatOptions) -> dict[str, FieldInfo]:
-    """Return the fields of a device with these columns."""
-    flow, step = options.flow_unit, 10.0**-options.setpoint_decimals
-    known = (
-        FieldInfo("setpoint", flow, "set_setpoint", step, description="setpoint column"),
-        FieldInfo("flow", flow, description="mass flow"),
-        FieldInfo("pressure", options.pressure_unit, description="absolute pressure"),
-        FieldInfo("temperature", "degC", description="gas temperature"),
-    )
-    return {info.name: info for info in known if info.name in options.columns}
+_HOLD_CODE = "HLD"
+_HOLDS = {0.0: "C", 1.0: "HP", 2.0: "HC"}
+_CLOSED = 2.0
+_MOST_GASES = 255
 
 
 class AlicatAdapter(BaseAdapter):
@@ -55,23 +42,31 @@ class AlicatAdapter(BaseAdapter):
 
     def __init__(self, spec: DeviceSpec, link: Link) -> None:
         options = AlicatOptions.model_validate(spec.options)
-        can = frozenset({"setpoint"}) if "setpoint" in options.columns else frozenset[str]()
-        super().__init__(spec, link, fields=fields_of(options), capabilities=can)
+        fields = fields_of(options)
+        can = frozenset(
+            info.command.removeprefix("set_") for info in fields.values() if info.command
+        )
+        super().__init__(spec, link, fields=fields, capabilities=can)
         self._options = options
         self._unit = unit_of(spec)
         self._poll_request = encode_poll(self._unit)
         self._reader = FrameReader(self._unit, options.columns)
-        self._order = tuple(
-            (index, name) for index, name in enumerate(options.columns) if name in self._fields
-        )
+        self._keys = Keys(fields)
+        self._look = SecondLook(options.steps) if options.second_look else None
+        self._held_closed = False
 
     async def open(self) -> Identity:
         """Check that the unit answers with the columns that the profile names; read-only.
 
         Raises:
-            DeviceError: it is set to another gas than the profile says, or refuses the poll.
+            DeviceError: it is set to another gas than the profile says, declares other columns, or
+                refuses the poll.
         """
-        frame = (await self._frame(self._poll_request, Priority.POLL)).value
+        if self._look is not None:
+            self._look.forget()
+        if self._options.check_columns:
+            await self._check_columns()
+        frame = (await self._frame(Priority.POLL)).value
         wanted = self._options.gas
         if wanted is not None and frame.gas != wanted:
             raise DeviceError(
@@ -80,76 +75,169 @@ class AlicatAdapter(BaseAdapter):
             )
         return Identity(self.family, model=f"unit {self._unit}, gas {frame.gas}")
 
-    async def poll(self) -> Sequence[Reading]:
-        """Read one data frame."""
-        answer = await self._frame(self._poll_request, Priority.POLL)
-        frame, at_s = answer.value, answer.at_s
-        values = frame.values
-        if frame.codes:
-            return self._judged(frame, at_s)
-        return [Reading(name, values[index], at_s) for index, name in self._order]
+    async def _check_columns(self) -> None:
+        request = encode_table_request(self._unit)
+        feed = TableReply(self._unit).feed
+        table = (await self._exchange(request, feed, priority=Priority.POLL)).value
+        if table.columns != self._options.columns:
+            said = ", ".join(column or "something unknown" for column in table.columns)
+            raise DeviceError(f"{self.name}: the device declares {said}; put that into columns")
 
-    def _judged(self, frame: DataFrame, at_s: float) -> list[Reading]:
-        """Return the readings of a frame that carries status codes."""
-        broken = _CONVERTER_FAULT in frame.codes
-        over = {name for code in frame.codes for name in _OVER.get(code, ())}
-        readings = []
-        for index, name in self._order:
-            status = Status.OVERLOAD if name in over else Status.OK
-            if broken and name != "setpoint":
-                status = Status.SENSOR_FAIL
-            value = frame.values[index] if status is Status.OK else math.nan
-            readings.append(Reading(name, value, at_s, status))
-        return readings
+    # --- reading --------------------------------------------------------------------------------
+
+    async def poll(self) -> Sequence[Reading]:
+        """Read one data frame, and another one at once if something has jumped."""
+        answer = await self._frame(Priority.POLL)
+        restless = False
+        if self._look is not None and self._look.doubts(_look(answer.value)):
+            again = await self._frame(Priority.POLL)
+            verdict = self._look.judge(_look(answer.value), _look(again.value))
+            if verdict is not Verdict.CHANGED:
+                self._count(verdict)
+            answer, restless = again, verdict is Verdict.RESTLESS
+        frame, at_s = answer.value, answer.at_s
+        readings = readings_of(self._options, frame, at_s, restless=restless)
+        if "hold" in self._fields:
+            readings.append(Reading("hold", self._hold(frame), at_s, native=frame.line))
+        return readings + self._keys.readings(at_s)
+
+    def _hold(self, frame: DataFrame) -> float:
+        """Return 0, or which hold it is: the frame says only that there is one."""
+        if _HOLD_CODE not in frame.codes:
+            return 0.0
+        return _CLOSED if self._held_closed else 1.0
+
+    # --- writing --------------------------------------------------------------------------------
 
     async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
-        """Write the setpoint and read back its column of the data frame.
+        """Write the setpoint, the gas or the valve's hold, or press a key; read back what can be.
 
-        ``S`` is answered with a data frame; after ``LS`` one is asked for. A device whose
-        setpoint source is analog answers as usual and keeps its old setpoint: only the
-        read-back tells.
+        A device whose setpoint source is analog answers as usual and keeps its old setpoint: only
+        the read-back tells.
         """
-        options = self._options
-        if write.field != "setpoint" or "setpoint" not in self._fields:
+        info = self._fields.get(write.field)
+        if info is None or info.command is None:
             return WriteAck(False, f"{self.name}.{write.field} cannot be written")
-        if not 0.0 <= write.value <= options.full_scale:
+        if write.field in self._keys:
+            return await self._press(write, priority)
+        if write.field == "gas":
+            return await self._select_gas(write.value, priority)
+        if write.field == "hold":
+            return await self._hold_valve(write.value, priority)
+        return await self._set_flow(write.value, priority)
+
+    async def _set_flow(self, value: float, priority: Priority) -> WriteAck:
+        options = self._options
+        if not 0.0 <= value <= options.full_scale:
             return WriteAck(
                 False,
-                f"{self.name}: {write.value:g} {options.flow_unit} is not within 0 and "
+                f"{self.name}: {value:g} {options.flow_unit} is not within 0 and "
                 f"full_scale = {options.full_scale:g}",
             )
-        return await self._write_setpoint(write.value, priority)
-
-    async def _write_setpoint(self, value: float, priority: Priority) -> WriteAck:
-        options = self._options
         request = encode_setpoint(
             self._unit,
             value,
             command=options.setpoint_command,
             decimals=options.setpoint_decimals,
+            prefix=options.write_prefix,
         )
         decode = self._decode_report if options.setpoint_command == "LS" else self._reader.decode
         reply = (await self._ask(request, decode, priority)).value
         if isinstance(reply, Rejected):
             return WriteAck(False, f"{self.name} rejected {request!r}: {reply.text}")
         if not isinstance(reply, DataFrame):
-            reply = (await self._frame(self._poll_request, priority)).value
+            reply = (await self._frame(priority)).value
         return WriteAck(True, readback=reply.values[options.columns.index("setpoint")])
 
     def _decode_report(self, line: bytes) -> SetpointReport | DataFrame | Rejected:
         """Read the reply to ``LS``, which shows what was asked; it proves nothing by itself."""
         return decode_setpoint_report(self._unit, line)
 
-    async def _frame(self, request: bytes, priority: Priority) -> Answer[DataFrame]:
-        return await self._ask(request, self._decode_frame, priority)
+    async def _select_gas(self, value: float, priority: Priority) -> WriteAck:
+        """Select a gas by its number; read back by the label in the frame."""
+        if not 0 <= value <= _MOST_GASES or value != round(value):
+            return WriteAck(False, f"{self.name}: {value:g} is no gas number")
+        if self._options.gas is not None:
+            return WriteAck(
+                False, f'{self.name}: the profile insists on gas = "{self._options.gas}"'
+            )
+        refused, _ = await self._command(f"{self._options.gas_command} {value:.0f}", priority)
+        if refused:
+            return WriteAck(False, refused)
+        return await self._proven("gas", priority)
+
+    async def _hold_valve(self, value: float, priority: Priority) -> WriteAck:
+        """Hold the valve where it is (1) or closed (2), or let it control again (0)."""
+        command = _HOLDS.get(value)
+        if command is None:
+            return WriteAck(False, f"{self.name}: hold is 0 (none), 1 (as it is) or 2 (closed)")
+        refused, _ = await self._command(command, priority)
+        if refused:
+            return WriteAck(False, refused)
+        self._held_closed = value == _CLOSED
+        frame = (await self._frame(priority)).value
+        return WriteAck(True, readback=self._hold(frame))
+
+    async def _proven(self, field: str, priority: Priority) -> WriteAck:
+        answer = await self._frame(priority)
+        readings = readings_of(self._options, answer.value, answer.at_s)
+        return WriteAck(True, readback=next(r.value for r in readings if r.field == field))
+
+    async def _press(self, write: FieldWrite, priority: Priority) -> WriteAck:
+        """Press ``tare`` or ``reset_total``; a controller is tared only with its setpoint at 0."""
+        if refusal := self._keys.refusal(write):
+            return WriteAck(False, f"{self.name}: {refusal}")
+        if write.field == "tare" and (flowing := await self._is_flowing(priority)):
+            return WriteAck(False, flowing)
+        command = {
+            "tare": self._options.tare_command,
+            "reset_total": self._options.reset_total_command,
+        }[write.field]
+        refused, said = await self._command(command or "", priority)
+        if refused:
+            return WriteAck(False, refused)
+        self._keys.press(write.field)
+        if self._look is not None:
+            self._look.forget()
+        return WriteAck(True, said)
+
+    async def _is_flowing(self, priority: Priority) -> str:
+        if "setpoint" not in self._options.columns:
+            return ""
+        frame = (await self._frame(priority)).value
+        setpoint = frame.values[self._options.columns.index("setpoint")]
+        if setpoint == 0.0:
+            return ""
+        return (
+            f"{self.name}: its setpoint is {setpoint:g} {self._options.flow_unit}; a tare with gas "
+            "flowing makes every later reading wrong: set it to 0 and wait for the flow to end"
+        )
+
+    # --- exchanges ------------------------------------------------------------------------------
+
+    async def _command(self, text: str, priority: Priority) -> tuple[str, str]:
+        """Send a command; return why it was refused (or nothing), and what was said."""
+        request = encode_command(self._unit, text, prefix=self._options.write_prefix)
+        reply = (await self._ask(request, self._reader.decode_ack, priority)).value
+        if isinstance(reply, Rejected):
+            return f"{self.name} rejected {request!r}: {reply.text}", ""
+        return "", reply.text if isinstance(reply, Acknowledged) else ""
+
+    async def _frame(self, priority: Priority) -> Answer[DataFrame]:
+        return await self._ask(self._poll_request, self._decode_frame, priority)
 
     def _decode_frame(self, line: bytes) -> DataFrame:
         frame = self._reader.decode(line)
         if isinstance(frame, Rejected):
+            self._count("rejected")
             raise DeviceError(f"{self.name} answered a poll with {frame.text!r}")
         return frame
 
     async def _ask(
         self, request: bytes, decode: Callable[[bytes], ReplyT], priority: Priority
     ) -> Answer[ReplyT]:
-        return await self._link.exchange(request, LineReply(EOL, decode).feed, priority=priority)
+        return await self._exchange(request, LineReply(EOL, decode).feed, priority=priority)
+
+
+def _look(frame: DataFrame) -> Look:
+    return Look(frame.values, (frame.gas, frame.codes))

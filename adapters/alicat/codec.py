@@ -7,7 +7,7 @@ each column is a decimal number in the device's own form.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 from capa.errors import FrameError
@@ -15,6 +15,7 @@ from capa.errors import FrameError
 __all__ = [
     "EOL",
     "NUMBER",
+    "Acknowledged",
     "Column",
     "Command",
     "DataFrame",
@@ -23,6 +24,7 @@ __all__ = [
     "SetpointReport",
     "decode_command",
     "decode_setpoint_report",
+    "encode_command",
     "encode_frame",
     "encode_poll",
     "encode_setpoint",
@@ -37,7 +39,8 @@ Column = Literal["pressure", "temperature", "volumetric", "flow", "setpoint", "t
 NUMBER = rb"[+-]?\d{1,9}(?:\.\d{1,6})?"
 _REJECTED = {b"?", b"Feature Not Enabled"}
 _STREAMING = {b" ", b"@"}
-_SETPOINT_COMMAND = re.compile(rb"\s*(L?)S\s*(" + NUMBER + rb")\s*", re.IGNORECASE)
+_TEXT = re.compile(rb"[ -~]{1,120}")
+_SETPOINT_COMMAND = re.compile(rb"\s*(?:\$\$)?(L?)S\s*(" + NUMBER + rb")\s*", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +50,8 @@ class DataFrame:
     values: tuple[float, ...]
     gas: str
     codes: frozenset[str] = frozenset()
+    line: str = field(default="", compare=False)
+    """As it came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +60,13 @@ class SetpointReport:
 
     current: float
     requested: float
+
+
+@dataclass(frozen=True, slots=True)
+class Acknowledged:
+    """A line of this unit's in answer to a command, of whatever form its firmware has."""
+
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +101,19 @@ def encode_poll(unit: str) -> bytes:
 
 
 def encode_setpoint(
-    unit: str, value: float, *, command: Literal["S", "LS"], decimals: int
+    unit: str, value: float, *, command: Literal["S", "LS"], decimals: int, prefix: str = ""
 ) -> bytes:
     """Return the request that sets a flow.
 
     ``S`` works up to firmware 10v and is answered with a data frame. ``LS`` exists since 9v00;
     up to 7v anything that begins with ``L`` locks the display instead.
     """
-    return f"{unit}{command} {value:.{decimals}f}".encode("ascii") + EOL
+    return encode_command(unit, f"{command} {value:.{decimals}f}", prefix=prefix)
+
+
+def encode_command(unit: str, text: str, *, prefix: str = "") -> bytes:
+    """Return any other command; ``prefix`` is ``$$`` where the firmware wants it of writes."""
+    return f"{unit}{prefix}{text}".encode("ascii") + EOL
 
 
 class FrameReader:
@@ -133,7 +150,23 @@ class FrameReader:
             tuple(map(float, numbers)),
             gas.decode("ascii"),
             frozenset(codes.decode("ascii").split()) if codes else frozenset(),
+            line.decode("ascii"),
         )
+
+    def decode_ack(self, line: bytes) -> DataFrame | Acknowledged | Rejected:
+        """Read the reply to a command: a data frame, another line of this unit's, or a refusal.
+
+        Raises:
+            FrameError: another unit, or not text.
+        """
+        if self._pattern.fullmatch(line):
+            return self.decode(line)
+        text = line.removeprefix(self._unit).strip()
+        if text in _REJECTED:
+            return Rejected(text.decode("ascii"))
+        if not line.startswith(self._unit) or not _TEXT.fullmatch(line):
+            raise FrameError(f"{line!r} is not from unit {self._unit!r}", fault="foreign")
+        return Acknowledged(text.decode("ascii"))
 
     def _decode_other(self, line: bytes) -> Rejected:
         if (text := line.removeprefix(self._unit).strip()) in _REJECTED:
@@ -141,7 +174,7 @@ class FrameReader:
         if line[:1] in _STREAMING:
             raise FrameError(f"{line!r}: the device is streaming; stop it with @@={self._unit!r}")
         if line[:1] != self._unit:
-            raise FrameError(f"{line!r} is not from unit {self._unit!r}")
+            raise FrameError(f"{line!r} is not from unit {self._unit!r}", fault="foreign")
         raise FrameError(f"{line!r} is no data frame of {self._count} columns; see `columns`")
 
 

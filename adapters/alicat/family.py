@@ -1,23 +1,34 @@
 """How the engine gets at this family."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
+from functools import partial
 
-from adapters.alicat.adapter import AlicatAdapter, fields_of
+from adapters.alicat.adapter import AlicatAdapter
 from adapters.alicat.codec import (
     EOL,
+    NUMBER,
     FrameReader,
     encode_poll,
     encode_setpoint,
     setpoint_report_pattern,
 )
+from adapters.alicat.fields import fields_of
 from adapters.alicat.options import AlicatOptions, unit_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
+from capa.devices.poll_cost import ExchangeCost
+from capa.devices.probing import LineSettings, Probe
 from capa.devices.safe_plan import GroupNumber, MatchingLine, ReadBack, SafeWrite
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
 
 __all__ = ["AlicatFamily"]
+
+_FRAME_FIXED, _COLUMN = 9, 8
+_REPLY_S = 0.0007
+_SPEEDS = (19200, 38400, 115200, 57600, 9600)
+_UNITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
 class AlicatFamily:
@@ -40,6 +51,25 @@ class AlicatFamily:
         from adapters.alicat.twin import AlicatTwin
 
         return AlicatTwin(spec, plant)
+
+    def poll_cost(self, spec: DeviceSpec) -> Sequence[ExchangeCost]:
+        """Return what a data frame costs; 0.7 ms beside the wire were measured on a 10v20."""
+        columns = AlicatOptions.model_validate(spec.options).columns
+        return [ExchangeCost(2, _FRAME_FIXED + _COLUMN * len(columns), _REPLY_S)]
+
+    def probes(self) -> Sequence[Probe]:
+        """Return a poll of each unit letter, at each speed, the factory's first; no ``AL...``."""
+        return [
+            Probe(
+                line=LineSettings(baud),
+                address=unit,
+                request=encode_poll(unit),
+                asks=f"a data frame of unit {unit}",
+                recognise=partial(_recognised, unit),
+            )
+            for baud in _SPEEDS
+            for unit in _UNITS
+        ]
 
     def safe_write(self, spec: DeviceSpec, write: FieldWrite) -> SafeWrite:
         """Return the bytes that set the flow and ask for a data frame; no I/O.
@@ -64,7 +94,19 @@ class AlicatFamily:
                 write.value,
                 command=options.setpoint_command,
                 decimals=options.setpoint_decimals,
+                prefix=options.write_prefix,
             ),
             accepted=MatchingLine(setpoint_report_pattern(unit), EOL) if long else frame,
             read_back=ReadBack(encode_poll(unit), frame, GroupNumber(column)),
         )
+
+
+def _recognised(unit: str, seen: bytes) -> str | None:
+    """Tell a data frame by its form, whatever its columns."""
+    line, end, _ = seen.partition(EOL)
+    if not end:
+        return None
+    match = re.fullmatch(
+        rb"%b(?: +%b){2,9} +([!-~]{1,16})(?: [A-Z0-9]{3})* *" % (unit.encode("ascii"), NUMBER), line
+    )
+    return None if match is None else f"Alicat unit {unit}, gas {match[1].decode('ascii')}"

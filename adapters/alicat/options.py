@@ -1,23 +1,39 @@
-"""What a profile may say of an Alicat controller and of its simulator."""
+"""What a profile may say of an Alicat device and of its simulator."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Final, Literal, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from adapters.alicat.codec import Column
 from capa.devices.spec import DeviceSpec
-from capa.models import Frozen
+from capa.models import Flag, Frozen, Number, Whole
 
-__all__ = ["AlicatOptions", "AlicatTwinOptions", "unit_of"]
+__all__ = ["PSIA_PER", "AlicatOptions", "AlicatTwinOptions", "unit_of"]
 
 PressureUnit = Literal["psia", "psi", "kPa", "bar", "torr", "Pa"]
 
+PSIA_PER: Final[Mapping[str, float]] = {
+    "psia": 1.0,
+    "psi": 1.0,
+    "kPa": 0.1450377,
+    "bar": 14.50377,
+    "torr": 0.01933678,
+    "Pa": 0.0001450377,
+}
+
 
 class AlicatOptions(Frozen):
-    """``[devices.options]``. The defaults are a 10v20 mass-flow controller's."""
+    """``[devices.options]``. The defaults are a 10v20 mass-flow controller's.
+
+    What several firmwares disagree about is not offered until the profile says which command this
+    device has: on one of them ``AT`` tares, on another it clears the totalizer.
+    """
 
     columns: tuple[Column, ...] = ("pressure", "temperature", "volumetric", "flow", "setpoint")
     """The data frame's numbers in order: a totalizer adds ``total``, a meter lacks ``setpoint``."""
+    check_columns: Flag = False
+    """Whether ``open`` has the device declare its columns (``??D*``) and compares them."""
     setpoint_command: Literal["S", "LS"] = "S"
     """``LS`` for firmware from 9v00 on; before 8v it locks the display."""
     setpoint_decimals: int = Field(default=2, ge=0, le=4)
@@ -25,10 +41,26 @@ class AlicatOptions(Frozen):
     pressure_unit: PressureUnit = "psia"
     flow_unit: Literal["sccm", "slpm"] = "sccm"
     """The unit that the device shows flow and setpoint in."""
+    total_unit: str = "scc"
+    """The unit that the device shows its total in."""
     full_scale: float = Field(default=500.0, gt=0)
     """In ``flow_unit``; a setpoint beyond it is refused before it is sent."""
     gas: str | None = None
     """The gas that the device must be set to, as its frame writes it; ``open`` checks it."""
+    mixtures: dict[str, Whole] = Field(default_factory=dict)
+    """Labels of gases that our table does not know, with their numbers."""
+    gas_command: Literal["G", "GS"] | None = None
+    """``G`` up to 10v04, ``GS`` from 10v05 on. Without it no gas can be selected."""
+    tare_command: Literal["V", "T"] | None = None
+    """``V`` by the manuals, ``T`` by the Serial Primer. Without it nothing can be tared."""
+    reset_total_command: Literal["T", "T 1"] | None = None
+    """``T`` by alicat.com, ``T 1`` by the Serial Primer (8v00 on)."""
+    write_prefix: Literal["", "$$"] = ""
+    """``$$`` for GP firmware, which takes no other writes."""
+    second_look: Flag = True
+    """Whether what has jumped is asked for again: lines have no check sum."""
+    second_look_pct: Number = Field(default=1.0, gt=0, le=100)
+    """How far a flow may move between polls unquestioned, in percent of full scale."""
 
     @field_validator("columns")
     @classmethod
@@ -36,6 +68,32 @@ class AlicatOptions(Frozen):
         if "flow" not in columns or len(set(columns)) != len(columns):
             raise ValueError("columns must be different from each other and contain flow")
         return columns
+
+    @model_validator(mode="after")
+    def _hangs_together(self) -> Self:
+        if self.reset_total_command is not None and "total" not in self.columns:
+            raise ValueError('reset_total_command: the columns have no "total" to reset')
+        if self.reset_total_command == self.tare_command == "T":
+            raise ValueError('"T" either tares or resets the total, by firmware; it can\'t do both')
+        return self
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """How far each column may move between two polls unquestioned."""
+        return tuple(self._step(column) for column in self.columns)
+
+    def _step(self, column: Column) -> float:
+        match column:
+            case "pressure":
+                return 0.5 / PSIA_PER[self.pressure_unit]
+            case "temperature":
+                return 1.0
+            case "setpoint":
+                return 0.5 * 10.0**-self.setpoint_decimals
+            case "valve":
+                return 5.0
+            case "flow" | "volumetric" | "total":
+                return self.full_scale * self.second_look_pct / 100.0
 
 
 class AlicatTwinOptions(Frozen):
@@ -46,9 +104,13 @@ class AlicatTwinOptions(Frozen):
     """With ``analog``, setpoints that come by wire are ignored without a word."""
     analog_setpoint: float = 0.0
     firmware: Literal["5v12", "7v09", "8v17", "10v20"] = "10v20"
+    at_means: Literal["tare", "total"] = "total"
+    """What a bare ``T`` does; the sources disagree."""
     out_of_range: Literal["clamp", "reject"] = "clamp"
     unsupported: Literal["?", "silence", "frame", "placeholder", "text"] = "?"
     gas: str = "N2"
+    zero_offset_pct: float = 0.0
+    """What the flow shows at rest until it is tared, in percent of full scale."""
     reply_delay_s: float | tuple[float, float] = 0.0007
     seed: int | None = None
 

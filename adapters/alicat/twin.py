@@ -1,5 +1,6 @@
 """The simulated Alicat controller: data frames, both setpoint commands, and its odd replies."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from adapters.alicat.codec import (
@@ -12,7 +13,9 @@ from adapters.alicat.codec import (
     encode_frame,
     encode_setpoint_report,
 )
-from adapters.alicat.options import AlicatOptions, AlicatTwinOptions, unit_of
+from adapters.alicat.gases import GASES
+from adapters.alicat.options import PSIA_PER, AlicatOptions, AlicatTwinOptions, unit_of
+from adapters.alicat.tables import column_rows, gas_rows, maker_rows
 from capa.devices.delay import ReplyDelay
 from capa.devices.lines import LineCollector
 from capa.devices.spec import DeviceSpec
@@ -30,14 +33,10 @@ _FORMATS: Mapping[str, Mapping[str, str]] = {
 _GAS_WIDTH = {"5v12": 7, "7v09": 7}
 _LOCKS_ON_L = {"5v12", "7v09"}
 _REFERENCE_K, _REFERENCE_PSIA = 298.15, 14.696
-_PSIA_PER: Mapping[str, float] = {
-    "psia": 1.0,
-    "psi": 1.0,
-    "kPa": 0.1450377,
-    "bar": 14.50377,
-    "torr": 0.01933678,
-    "Pa": 0.0001450377,
-}
+_HOLDS = {"HC": "closed", "HP": "present", "H": "present"}
+_GAS_COMMAND = re.compile(r"(?:GS?\s*|W46=)(\d{1,3})")
+_LEGACY_TABLE = {"5v12"}
+_GAS_BITS = 0x1FF
 _CLOSED, _PRESENT = "closed", "present"
 
 
@@ -59,6 +58,9 @@ class AlicatTwin:
         formats = _FORMATS[self._options.firmware]
         self._formats = tuple(formats.get(c, formats[""]) for c in self._profile.columns)
         self._setpoint = 0.0
+        self._gas = self._options.gas
+        self._tared = False
+        self._total = 0.0
         self._hold: str | None = None
         self._locked = False
         self._frozen: DataFrame | None = None
@@ -67,6 +69,7 @@ class AlicatTwin:
         if self._options.setpoint_source == "analog":
             self._setpoint = self._options.analog_setpoint
         self._drive()
+        plant.on_tick(self._tick)
 
     # --- the contract of a twin -------------------------------------------------------------
 
@@ -117,15 +120,60 @@ class AlicatTwin:
             return self._data_frame()
         if (setpoint := command.setpoint) is not None:
             return self._take_setpoint(*setpoint)
-        if command.text.startswith("L") and self._locks_on_l:
+        text = command.text.removeprefix("$$")
+        if text.startswith("L") and self._locks_on_l:
             return self._lock()
-        if command.text == "LS":
+        if text == "LS":
             return encode_setpoint_report(
                 self._unit, SetpointReport(self._setpoint, self._setpoint)
             )
-        if command.text in {"C", "HC", "HP", "U"}:
-            return self._valve_or_display(command.text)
+        if (table := self._table(text)) is not None:
+            return b"".join(row.encode("ascii") + EOL for row in table)
+        return self._act(text)
+
+    def _table(self, text: str) -> list[str] | None:
+        match text:
+            case "??D*":
+                legacy = self._options.firmware in _LEGACY_TABLE
+                return column_rows(self._unit, self._profile.columns, legacy=legacy)
+            case "??M*":
+                return maker_rows(self._unit, self._options.firmware)
+            case "??G*":
+                return gas_rows(self._unit)
+            case "VE":
+                return [f"{self._unit}   {self._options.firmware}.0-R24 Jan  9 2025,15:04:07"]
+            case "R46":
+                return [f"{self._unit}   046 = {self._gas_number() & _GAS_BITS}"]
+            case _:
+                return None
+
+    def _act(self, text: str) -> bytes:
+        """Do what is answered with a data frame; most firmwares answer everything so."""
+        if match := _GAS_COMMAND.fullmatch(text):
+            return self._select_gas(text, int(match[1]))
+        if text in {"V", "T", "T 1", "T1"}:
+            return self._tare_or_reset(text)
+        if text in {"C", "U", "L", *_HOLDS}:
+            return self._valve_or_display(text)
         return self._unsupported()
+
+    def _gas_number(self) -> int:
+        return next((number for number, label in GASES.items() if label == self._gas), 255)
+
+    def _select_gas(self, text: str, number: int) -> bytes:
+        if number not in GASES:
+            return b"?" + EOL
+        self._gas = GASES[number]
+        if text.startswith("GS"):
+            return f"{self._unit} {number} {self._gas} {self._gas}".encode("ascii") + EOL
+        return self._data_frame()
+
+    def _tare_or_reset(self, text: str) -> bytes:
+        if text == "V" or (text == "T" and self._options.at_means == "tare"):
+            self._tared = True
+        else:
+            self._total = 0.0
+        return self._data_frame()
 
     @property
     def _locks_on_l(self) -> bool:
@@ -137,10 +185,10 @@ class AlicatTwin:
         return self._data_frame()
 
     def _valve_or_display(self, text: str) -> bytes:
-        if text == "U":
-            self._locked = False
+        if text in {"U", "L"}:
+            self._locked = text == "L"
         else:
-            self._hold = {"HC": _CLOSED, "HP": _PRESENT}.get(text)
+            self._hold = _HOLDS.get(text)
             self._drive()
         return self._data_frame()
 
@@ -189,7 +237,7 @@ class AlicatTwin:
             return DataFrame(self._with_setpoint(frozen.values), frozen.gas, self._codes(0.0))
         values = {name: self._value(name) for name in self._profile.columns}
         codes = self._codes(values["flow"])
-        return DataFrame(tuple(values.values()), self._options.gas, codes)
+        return DataFrame(tuple(values.values()), self._gas, codes)
 
     def _with_setpoint(self, values: tuple[float, ...]) -> tuple[float, ...]:
         pairs = zip(self._profile.columns, values, strict=True)
@@ -198,23 +246,35 @@ class AlicatTwin:
     def _value(self, column: Column) -> float:
         match column:
             case "pressure":
-                return self._get("pressure_psia") / _PSIA_PER[self._profile.pressure_unit]
+                return self._get("pressure_psia") / PSIA_PER[self._profile.pressure_unit]
             case "temperature":
                 return self._get("temperature_degC")
             case "flow":
-                return self._get("flow_sccm") / self._sccm_per_unit
+                return self._flow()
             case "volumetric":
                 return self._volumetric()
             case "setpoint":
                 return self._setpoint
-            case "total" | "valve":
-                return 0.0
+            case "total":
+                return self._total
+            case "valve":
+                return 100.0 * self._setpoint / self._profile.full_scale
+
+    def _flow(self) -> float:
+        """Flow as measured: off by the zero offset until it is tared."""
+        offset = 0.0 if self._tared else self._options.zero_offset_pct / 100.0
+        shown = self._get("flow_sccm") / self._sccm_per_unit
+        return shown + offset * self._profile.full_scale
+
+    def _tick(self, dt_s: float) -> None:
+        if "total" in self._profile.columns:
+            self._total += self._flow() * dt_s / 60.0
 
     def _volumetric(self) -> float:
         """Flow at the gas line's own temperature and pressure."""
         kelvin = self._get("temperature_degC") + 273.15
         dilation = kelvin / _REFERENCE_K * _REFERENCE_PSIA / self._get("pressure_psia")
-        return self._get("flow_sccm") / self._sccm_per_unit * dilation
+        return self._flow() * dilation
 
     def _codes(self, flow: float) -> frozenset[str]:
         codes = {

@@ -166,6 +166,9 @@ async def test_a_setpoint_is_written_read_back_and_polled(
         "flow": 49.8,
         "pressure": 14.62,
         "temperature": 21.89,
+        "volumetric": pytest.approx(49.53, abs=0.02),
+        "gas": 8.0,
+        "hold": 0.0,
     }
     assert bench.plant.quantities["gas.setpoint_sccm"] == 50.0
     assert bench.twin.outputs() == {"setpoint": 50.0}
@@ -235,7 +238,8 @@ async def test_a_faulty_converter_makes_every_measurement_a_failed_sensor(
     bench = Bench()
     bench.twin.fault("sensor_break", active=True)
     readings = await bench.readings()
-    assert readings.pop("setpoint").status is Status.OK
+    for kept in ("setpoint", "gas", "hold"):
+        assert readings.pop(kept).status is Status.OK
     assert {reading.status for reading in readings.values()} == {Status.SENSOR_FAIL}
     assert all(math.isnan(reading.value) for reading in readings.values())
 
@@ -304,7 +308,7 @@ async def test_litres_are_shown_in_litres_and_driven_in_sccm(autojump_clock: Moc
 
 async def test_a_meter_has_no_setpoint_to_write(autojump_clock: MockClock) -> None:
     bench = Bench(options={"columns": ["pressure", "temperature", "volumetric", "flow"]})
-    assert set(await bench.readings()) == {"pressure", "temperature", "flow"}
+    assert set(await bench.readings()) == {"pressure", "temperature", "volumetric", "flow", "gas"}
     assert bench.driver.capabilities == frozenset()
     assert not (await bench.set(1.0)).accepted
 
