@@ -72,7 +72,7 @@ async def test_a_run_is_told_at_once_and_its_purge_goes_on_until_its_time_is_ove
         report = await one.run(request(SHORT))
         assert report.run_status == "completed"
         ended_s = trio.current_time()
-        assert later.waiting.startswith("purge.flow to 0 when heater.pv < -50 degC, 1 min left")
+        assert later.waiting.startswith("purge.flow to 0 when heater.pv < -50 degC, 60 s left")
         assert twins.outputs()["mfc.setpoint"] == pytest.approx(50.0, abs=0.1)
         await trio.sleep_until(ended_s + 58)
         assert twins.outputs()["mfc.setpoint"] == pytest.approx(50.0, abs=0.1)

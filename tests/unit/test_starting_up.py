@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from adapters.links.link import StreamLink
 from capa.config.hardware import HardwareProfile
 from capa.runtime.parts import Parts
-from capa.runtime.safe_state import ChannelVerdict
+from capa.runtime.safe_state import ChannelVerdict, Verdict
 from capa.runtime.stages import LaterStages
 from capad.console import Console
 from capad.heartbeats import Heartbeats
@@ -196,6 +196,44 @@ async def test_a_device_that_may_be_missing_is_named_and_nothing_is_armed_while_
         await until(lambda: not one.watched.monitor.forbidding())
         one.opening.made_safe(outcome(one.bench.parts.profile.safe_state[0]))
         assert not one.service.blocked()
+
+
+async def test_a_balance_that_is_required_is_waited_for_though_nothing_has_to_be_driven_on_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one, trio.open_nursery() as nursery:
+        one.watched.twins.fault("silence", link="scale")
+        await trio.sleep(10)
+        ready = Ready()
+        nursery.start_soon(ready.wait, one)
+        await trio.sleep(60)
+        assert ready.answer is None
+        assert "waiting for balance (" in one.said
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_commandable_device_that_falls_silent_once_it_was_safe_blocks_arming_too(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path, optional_gas()) as one:
+        assert await one.safing.become_safe(one.bench)
+        assert one.service.silent() == ()
+        one.watched.twins.fault("silence", link="gas")
+        await until(lambda: not one.bench.rig.answers("mfc"))
+        assert one.service.silent() == ("mfc",)
+        assert one.service.blocked()
+
+
+async def test_a_device_that_answers_and_is_not_known_to_be_safe_blocks_arming(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one:
+        assert await one.safing.become_safe(one.bench)
+        assert not one.service.blocked()
+        stage = one.bench.parts.profile.safe_state[0]
+        one.opening.made_safe(outcome(stage, Verdict.UNREACHABLE))
+        assert one.service.silent() == ("furnace", "mfc")
+        assert one.service.blocked()
 
 
 # --- whose life the watchdog hangs on -----------------------------------------------------------
