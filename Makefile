@@ -13,7 +13,7 @@ PREFIX ?= /opt/capad
 JOBS ?= 3
 CODE := capa capad adapters tests bench
 
-.PHONY: help setup demo test check lint types imports unit bench install clean
+.PHONY: help setup demo test check lint types imports unit bench drill mutants install clean
 
 help: ## print this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -57,6 +57,12 @@ unit:
 bench: $(READY) ## measure latencies, tick error, CPU and memory; prints goals reached and missed
 	$(BIN)/python -m bench
 
+drill: $(READY) ## hurt the rig in every way we know, judged on the wire (as root; about 45 min)
+	$(BIN)/python -m tests.drill
+
+mutants: $(READY) ## break the safety path by hand in every way we know: each must fail a test (about 5 min)
+	$(BIN)/python -m tests.mutants
+
 install: ## install into $(PREFIX) with the systemd unit (as root, on the box)
 	$(PYTHON) -m venv $(PREFIX)
 	$(PREFIX)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt .
@@ -74,4 +80,4 @@ install: ## install into $(PREFIX) with the systemd unit (as root, on the box)
 	@echo "  systemctl daemon-reload && systemctl enable --now capad"
 
 clean: ## remove what the other words made
-	rm -rf $(VENV) demo-out bench-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) demo-out bench-out drill-out .mypy_cache .ruff_cache .pytest_cache .hypothesis
