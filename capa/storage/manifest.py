@@ -105,6 +105,10 @@ class Manifest(Frozen):
     procedure: dict[str, Any] | str | None = None
     method: str | None = None
     profile: str | None = None
+    source: str | None = None
+    """The name of the file that asked for the run."""
+    job: str | None = None
+    """The job of the spool that it was; by this a recovery finds the run of a job."""
     authorization_id: str | None = None
     verdicts: dict[str, VerdictEntry] = Field(default_factory=dict)
     problems: tuple[dict[str, Any], ...] = ()
