@@ -54,6 +54,9 @@ unit:
 	  systemd-analyze security --offline=true --threshold=20 --no-pager deploy/systemd/capad.service | tail -n 1; \
 	else echo "unit: not checked, systemd-analyze is not installed"; fi
 
+drill-data: $(READY) ## kill -9 at 300 random instants, then look for what was lost (about 20 min)
+	$(BIN)/python -m tests.drill_data --n 300
+
 bench: $(READY) ## measure latencies, tick error, CPU and memory; prints goals reached and missed
 	$(BIN)/python -m bench
 

@@ -87,7 +87,7 @@ def _run_of(job: Job, runs_root: Path) -> str | None:
     """Return the run that names the job: a kill may come before the job names the run."""
     for path in sorted(runs_root.glob(f"*/{MANIFEST_FILE}"), reverse=True)[:_NEWEST]:
         manifest = _manifest(path.parent)
-        if manifest is not None and manifest.custom.get("job") == job.id:
+        if manifest is not None and manifest.job == job.id:
             return manifest.run_id
     return None
 
