@@ -39,7 +39,7 @@ class Opening:
     def __init__(self, service: Service, *, terminate: Callable[[str], None]) -> None:
         self._service = service
         self._terminate = terminate
-        self._said: frozenset[str] = frozenset()
+        self._said: dict[str, str] = {}
 
     @asynccontextmanager
     async def opened(self, parts: Parts) -> AsyncIterator[Bench]:
@@ -161,15 +161,22 @@ class Opening:
         """Hear from the safety monitor that something was raised, cleared or latched."""
         service = self._service
         bench = service.bench
-        words = {} if bench is None else dict(bench.monitor.raised)
-        for trip in service.safety.trips.latched:
-            words[f"trip {trip.rule}"] = f"TRIPPED: {trip.message}"
-        for name in words.keys() - self._said:
-            service.console.say(words[name])
-        self._said = frozenset(words)
+        if bench is not None:  # else the rig is being closed: nothing has cleared
+            words = dict(bench.monitor.raised)
+            for trip in service.safety.trips.latched:
+                words[f"trip {trip.rule}"] = f"TRIPPED: {trip.message}"
+            self._say_changes(words)
         service.supervisor.refresh()
         if service.options.once and service.safety.trips.latched:
             service.wake()
+
+    def _say_changes(self, words: dict[str, str]) -> None:
+        """Say what was raised, and what is over; a rule that only counts on is not repeated."""
+        said, self._said = self._said, words
+        for name in words.keys() - said.keys():
+            self._service.console.say(words[name])
+        for name in said.keys() - words.keys():
+            self._service.console.say(f"cleared: {said[name]}")
 
     def made_safe(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
         """Take note of how the safe state ended; what was not reached, the monitor tries again."""

@@ -1,9 +1,5 @@
 """Before READY=1: the rig is open, safe and proven, or it is said by name what is missing."""
 
-import io
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,67 +8,17 @@ import pytest
 import trio
 from trio.testing import MockClock
 
-from adapters.links.link import StreamLink
 from capa.config.hardware import HardwareProfile
-from capa.runtime.parts import Parts
-from capa.runtime.safe_state import ChannelVerdict, Verdict
-from capa.runtime.stages import LaterStages
-from capad.console import Console
+from capa.runtime.safe_state import Verdict
 from capad.heartbeats import Heartbeats
-from capad.opening import Opening
-from capad.safing import Safing
-from capad.service import Bench, Options, Service
-from capad.settings import Settings
-from capad.supervision import Notifier
+from tests.support.box import Box, box
 from tests.support.cooling import outcome
-from tests.support.engine import FAMILIES, method, profile, quiet_log, request
-from tests.support.watched import Watched, furnace_profile, until, watched
+from tests.support.engine import method, profile, request
+from tests.support.watched import furnace_profile, until
 
 LONG = method(
     {"kind": "hold", "target": {"name": "heater.setpoint"}, "value": 100.0, "duration_s": 14_400.0}
 )
-
-
-@dataclass
-class Box:
-    """A daemon's parts around a watched bench, before it is ready."""
-
-    service: Service
-    opening: Opening
-    safing: Safing
-    bench: Bench
-    watched: Watched
-    out: io.StringIO
-
-    @property
-    def said(self) -> str:
-        return self.out.getvalue()
-
-
-@asynccontextmanager
-async def box(folder: Path, of: HardwareProfile | None = None) -> AsyncIterator[Box]:
-    wanted = furnace_profile() if of is None else of
-    async with watched(folder, wanted) as w:
-        out = io.StringIO()
-        settings = Settings.model_validate(
-            {"spool": {"root": folder / "spool"}, "runtime": {"dir": folder / "run"}}
-        )
-        service = Service(
-            settings, Options(), console=Console(out), notifier=Notifier({}), log=quiet_log()
-        )
-        opening = Opening(service, terminate=lambda _reason: None)
-        safing = Safing(service, made_safe=opening.made_safe)
-        parts = Parts(wanted, Path("bench.toml"), "", FAMILIES, {}, StreamLink, {})
-        later = LaterStages(
-            wanted.safe_state, w.rig.registry, w.rig.bus, drive=_never, log=quiet_log()
-        )
-        bench = Bench(parts, w.rig, w.conductor, w.monitor, later, waits_for_all=True)
-        service.bench, service.safety.monitor = bench, w.monitor
-        yield Box(service, opening, safing, bench, w, out)
-
-
-async def _never(_pending: object) -> dict[str, ChannelVerdict]:
-    raise AssertionError("this bench has one stage")
 
 
 def optional_gas() -> HardwareProfile:
@@ -124,7 +70,7 @@ async def test_a_device_that_does_not_answer_is_named_and_waited_for(
         await trio.sleep(5)
         ready = Ready()
         nursery.start_soon(ready.wait, one)
-        await trio.sleep(60)
+        await trio.sleep(20)
         assert ready.answer is None
         assert "waiting for furnace (" in one.said
         assert one.service.phase == "STARTING"
@@ -142,7 +88,7 @@ async def test_a_device_that_answers_but_is_not_proven_safe_keeps_the_rig_from_b
         stubborn(one)
         ready = Ready()
         nursery.start_soon(ready.wait, one)
-        await trio.sleep(60)
+        await trio.sleep(20)
         assert ready.answer is None
         assert "furnace" in one.service.status()
         nursery.cancel_scope.cancel()
@@ -206,7 +152,7 @@ async def test_a_balance_that_is_required_is_waited_for_though_nothing_has_to_be
         await trio.sleep(10)
         ready = Ready()
         nursery.start_soon(ready.wait, one)
-        await trio.sleep(60)
+        await trio.sleep(20)
         assert ready.answer is None
         assert "waiting for balance (" in one.said
         nursery.cancel_scope.cancel()

@@ -1,0 +1,120 @@
+"""What the daemon does with an open rig: what it says of alarms, and how later stages end."""
+
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from capa.runtime.moments import moment_now
+from capa.runtime.stage_store import Pending
+from capad.settings import SafetySettings
+from tests.support.box import Box, box
+from tests.support.cooling import HEAT_OFF, PURGE_OFF
+from tests.support.watched import furnace_profile, until
+
+
+def staged(**safety: object) -> dict[str, object]:
+    return {"safe_state": [HEAT_OFF, PURGE_OFF], "safety": safety}
+
+
+def hear(one: Box) -> None:
+    """Have the daemon hear what the monitor finds."""
+    one.watched.monitor._on_change = one.opening._alarmed
+    one.service.safety.trips = one.watched.trips
+
+
+async def test_an_alarm_is_said_when_it_is_raised_and_when_it_is_over(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one:
+        hear(one)
+        one.watched.twins.plant.set("furnace.temperature_degC", 470.0)
+        await until(lambda: one.watched.monitor.raised)
+        one.watched.twins.plant.set("furnace.temperature_degC", 100.0)
+        await until(lambda: not one.watched.monitor.raised)
+        raised, cleared = one.said.splitlines()
+        assert raised.endswith("degC: alarm at > 450")
+        assert cleared == f"cleared: {raised}"
+
+
+async def test_a_trip_is_said_when_it_latches_and_when_somebody_has_cleared_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one:
+        hear(one)
+        one.watched.twins.plant.set("furnace.temperature_degC", 600.0)
+        await until(lambda: one.watched.tripped)
+        one.watched.twins.plant.set("furnace.temperature_degC", 100.0)
+        await until(lambda: not one.watched.monitor.raised)
+        await trio.sleep(5)
+        assert "cleared: TRIPPED" not in one.said
+        assert one.watched.monitor.clear(by="maria", reason="looked", user="maria") == ""
+        assert one.said.splitlines()[-1].startswith("cleared: TRIPPED: heater.pv = ")
+
+
+async def test_a_rig_that_is_closed_has_cleared_nothing(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one:
+        hear(one)
+        one.watched.twins.plant.set("furnace.temperature_degC", 470.0)
+        await until(lambda: one.watched.monitor.raised)
+        one.service.bench = None
+        one.opening._alarmed()
+        assert "cleared" not in one.said
+
+
+@pytest.mark.parametrize(
+    ("box_says", "profile_says", "waits"),
+    [
+        ("after_last_stage", None, True),
+        ("after_first_stage", None, False),
+        ("after_last_stage", "after_first_stage", False),
+        ("after_first_stage", "after_last_stage", True),
+    ],
+)
+async def test_whether_the_next_run_waits_is_the_profiles_word_before_the_boxs(
+    autojump_clock: MockClock, tmp_path: Path, box_says: str, profile_says: str | None, waits: bool
+) -> None:
+    wanted = furnace_profile(**staged(next_run_may_start=profile_says))
+    async with box(tmp_path, wanted) as one:
+        told = SafetySettings.model_validate({"next_run_may_start": box_says})
+        one.service.settings = one.service.settings.model_copy(update={"safety": told})
+        assert one.opening._waits_for_all(one.bench.parts) is waits
+
+
+@pytest.mark.parametrize("waits", [True, False])
+async def test_nothing_is_armed_while_a_later_stage_is_due_if_the_next_run_waits(
+    autojump_clock: MockClock, tmp_path: Path, waits: bool
+) -> None:
+    async with box(tmp_path, furnace_profile(**staged())) as one:
+        one.bench.waits_for_all = waits
+        assert await one.safing.become_safe(one.bench)
+        assert one.bench.stages.due == "purge.flow to 0 when heater.pv < 200 degC"
+        assert one.service.blocked() is waits
+        forbidden = "the rig is being left safe: purge.flow to 0 when heater.pv < 200 degC"
+        assert (forbidden in one.bench.forbidding().values()) is waits
+        one.service.enter("IDLE", "")
+        assert "cooling: purge.flow to 0 when heater.pv < 200 degC, 1 h 59 min left" in (
+            one.service.status()
+        )
+
+
+@pytest.mark.parametrize(("after", "tripped"), [("run-1", ["safe state"]), ("", [])])
+async def test_a_later_stage_that_is_not_reached_trips_after_a_run_and_not_after_a_start(
+    autojump_clock: MockClock, tmp_path: Path, after: str, tripped: list[str]
+) -> None:
+    async with box(tmp_path, furnace_profile(**staged())) as one:
+        w = one.watched
+        one.watched.twins.fault("silence", link="gas")
+        pending = Pending(1, moment_now(), after)
+        verdicts = await one.opening._drive_later(w.rig, w.conductor, w.monitor, pending)
+        assert str(verdicts["purge.flow"].verdict) == "unreachable"
+        assert w.tripped == tripped
+        assert any("purge.flow could not be" in words for words in w.monitor.forbidding().values())
+        one.watched.twins.fault("silence", link="gas", active=False)
+        await trio.sleep(10)
+        assert any("purge.flow could not be" in words for words in w.monitor.forbidding().values())
+        await one.opening._drive_later(w.rig, w.conductor, w.monitor, pending)
+        assert not any("purge.flow" in words for words in w.monitor.forbidding().values())
