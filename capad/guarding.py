@@ -4,10 +4,7 @@ The plan is written before a link opens, so that there is no moment at which an 
 and nobody could take it back. Where that fails, nothing is armed.
 """
 
-import fcntl
 import json
-import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -17,12 +14,11 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from capa.runtime.parts import Parts
+from capa.runtime.rig_lock import RigBusyError, RigLock
 
 __all__ = ["GuardReport", "Guarding", "guard_report"]
 
-LOCK_FILE = "capad.lock"
 VERDICTS_FILE = "guard_verdicts.json"
-LOCK_PATIENCE_S = 0.5
 MAX_BYTES = 1 << 20
 
 
@@ -35,7 +31,7 @@ class Guarding:
     def __init__(self, directory: Path, *, log: FilteringBoundLogger) -> None:
         self._directory = directory
         self._log = log
-        self._lock: int | None = None
+        self._lock = RigLock(directory)
         self.trouble: str | None = None
 
     def prepare(self, parts: Parts, *, simulated: bool) -> tuple[str, ...]:
@@ -48,13 +44,13 @@ class Guarding:
 
         self.trouble = None
         try:
-            self._hold()
+            self._lock.acquire()
             plan = compile_safe_plan(
                 parts.profile, parts.families, written_utc=datetime.now(UTC), simulated=simulated
             )
             path = plan.write(self._directory)
-        except OSError as error:
-            why = error.strerror or str(error)
+        except (OSError, RigBusyError) as error:
+            why = getattr(error, "strerror", None) or str(error)
             self.trouble = f"no safe plan for capad-guard in {self._directory}: {why}"
             self._log.error("safe_plan.not_written", message=f"{self.trouble}; nothing is armed")
             return ()
@@ -63,35 +59,6 @@ class Guarding:
             self._log.warning("safe_plan.not_compiled", message=lack)
         self._log.info("safe_plan.written", file=str(path))
         return lacks
-
-    def _hold(self) -> None:
-        """Take the lock by which the guardian sees that a daemon is at work.
-
-        Raises:
-            OSError: another daemon has it, or the folder can't be used.
-        """
-        if self._lock is not None:
-            return
-        self._directory.mkdir(parents=True, exist_ok=True)
-        flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
-        descriptor = os.open(self._directory / LOCK_FILE, flags, 0o640)
-        deadline_s = time.monotonic() + LOCK_PATIENCE_S
-        while not _locked(descriptor):
-            if time.monotonic() > deadline_s:
-                os.close(descriptor)
-                raise OSError(None, "another capad, or a capad-guard, works on this directory")
-            time.sleep(0.01)  # a guardian looks for a moment
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
-        self._lock = descriptor
-
-
-def _locked(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
 
 
 @dataclass(frozen=True, slots=True)

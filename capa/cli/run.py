@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
+from capa.runtime.rig_lock import BOX_RUNTIME_DIR, RigLock
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -45,6 +47,12 @@ def run(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, print the steps with their times, end.")
     ] = False,
+    runtime_dir: Annotated[
+        Path,
+        typer.Option(
+            "--runtime-dir", metavar="DIR", help="Where a daemon that drives this rig would say so."
+        ),
+    ] = BOX_RUNTIME_DIR,
 ) -> None:
     """Run EXPERIMENT now, and watch it; Ctrl-C aborts it, a second one ends its cooldown.
 
@@ -55,7 +63,10 @@ def run(
     from capa.errors import CapaError
 
     code = _REFUSED
+    lock = RigLock(runtime_dir)
     try:
+        if not (twin or dry_run):
+            lock.acquire_if_there()
         code = _run(file, hardware, _runs_root(runs), twin=twin, dry_run=dry_run)
     except* ProblemsError as refused:
         for error in _leaves(refused):
@@ -63,6 +74,8 @@ def run(
     except* CapaError as failed:
         for other in _leaves(failed):
             typer.echo(f"capa run: {other}", err=True)
+    finally:
+        lock.release()
     raise typer.Exit(code)
 
 
@@ -73,10 +86,10 @@ def _run(file: Path, hardware: Path | None, runs: Path, *, twin: bool, dry_run: 
         CapaError (also in groups): what stands in the way.
     """
     from capa.config.check_experiment import check_experiment
-    from capa.plugins.discovery import load_procedures
+    from capa.plugins.discovery import load_procedures_here
     from capa.runtime.parts import load_parts
 
-    procedures = load_procedures()
+    procedures = load_procedures_here()
     read = _read(file, procedures)
     profile_file = _profile_file(read, file, hardware)
     parts = load_parts(profile_file, procedures)

@@ -147,9 +147,9 @@ def _experiment(file: Path, profile: "HardwareProfile | None", hardware: Path | 
     from capa.config.check_experiment import check_experiment, is_path
     from capa.config.load import load_profile, read_experiment
     from capa.config.reading import decode_text, read_bytes
-    from capa.plugins.discovery import load_procedures
+    from capa.plugins.discovery import load_procedures_here
 
-    procedures = load_procedures()
+    procedures = load_procedures_here()
     text = decode_text(read_bytes(file), file=str(file))
     read = read_experiment(
         text, file=str(file), folder=file.parent, procedures=procedures, rig=profile

@@ -25,9 +25,18 @@ from capa.plugins.importing import (
     parts_of,
 )
 from capa.plugins.lock import PluginsLock, read_lock
-from capa.plugins.policy import PluginMode, Policy, policy
+from capa.plugins.policy import PluginMode, Policy, policy, policy_here
 
-__all__ = ["GROUP", "Discovery", "Loaded", "Rejected", "discover", "load_procedures", "report"]
+__all__ = [
+    "GROUP",
+    "Discovery",
+    "Loaded",
+    "Rejected",
+    "discover",
+    "load_procedures",
+    "load_procedures_here",
+    "report",
+]
 
 GROUP = "capa.procedures"
 _OURS = "capa"
@@ -90,7 +99,20 @@ def load_procedures(
     Raises:
         PluginModeError: there is no such mode.
     """
-    found = discover(policy(mode, lock))
+    return _loaded(policy(mode, lock))
+
+
+def load_procedures_here() -> dict[str, type[Procedure]]:
+    """Load every procedure that a person at a shell may run: on a box, what the daemon would.
+
+    Raises:
+        PluginModeError: the mode is none, or the box's settings can't be read.
+    """
+    return _loaded(policy_here())
+
+
+def _loaded(rule: Policy) -> dict[str, type[Procedure]]:
+    found = discover(rule)
     report(found)
     return found.procedures
 

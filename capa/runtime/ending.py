@@ -12,6 +12,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.clock import utc_now
+from capa.config.problems import Problem
 from capa.errors import BundleError
 from capa.experiment.procedures.base import ProcedureContext
 from capa.runtime.active import ActiveRun, Severity
@@ -38,6 +39,11 @@ class Finalized(Protocol):
     @property
     def bundle_status(self) -> str:
         """The manifest's ``bundle_status`` afterwards."""
+        ...
+
+    @property
+    def detail(self) -> str:
+        """Why, in words."""
         ...
 
 
@@ -110,17 +116,24 @@ class Ending:
         active.log.write = None
         await bundle.close(run_status=_recorded(status), exit_reason=reason, extra=extra)
         self._keep(active, self._report(active, status, reason, "finalizing"))
-        sealed = await self._seal(bundle.path)
+        sealed = await self._seal(active, bundle.path)
         self._keep(active, self._report(active, status, reason, sealed))
 
-    async def _seal(self, path: Path) -> str:
-        """Seal the bundle; a finalizer that fails leaves it to be finalized again later."""
+    async def _seal(self, active: ActiveRun, path: Path) -> str:
+        """Seal the bundle; one that is not sealed is left to be finalized again, and says why."""
+        why = f"sealing it took more than {FINALIZE_BUDGET_S:g} s"
+        status = "finalizing"
         with trio.move_on_after(FINALIZE_BUDGET_S):
             try:
-                return (await self._finalize(path)).bundle_status
+                result = await self._finalize(path)
+                status, why = result.bundle_status, result.detail
             except (OSError, BundleError) as error:
-                self._log.warning("bundle.not_sealed", bundle=str(path), message=str(error))
-        return "finalizing"
+                why = str(error)
+        if status != "sealed":
+            self._log.warning("bundle.not_sealed", bundle=str(path), message=why)
+            problem = Problem("bundle.not_sealed", why, blocking=False, where="the bundle")
+            active.problems.append(problem)
+        return status
 
     def _report(self, active: ActiveRun, status: Outcome, reason: str, sealed: str) -> RunReport:
         bundle = active.bundle

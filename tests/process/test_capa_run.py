@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from capa.runtime.rig_lock import RigLock
 from tests.support.daemon_process import (
     DEMO_PROFILE,
     REPOSITORY,
@@ -104,6 +105,47 @@ def test_a_crashed_run_exits_with_2(twin: Twin, tmp_path: Path) -> None:
     assert code == 2, output
     assert "CRASHED" in output
     assert twin.setpoint() == 20.0
+
+
+def test_two_programs_never_drive_one_rig(twin: Twin, tmp_path: Path) -> None:
+    file = write_method(tmp_path)
+    (tmp_path / "run").mkdir()
+    heard = (twin.folder / "wire.jsonl").stat().st_size
+    lock = RigLock(tmp_path / "run")
+    lock.acquire()
+    rig = ("--hardware", twin.profile, "--runtime-dir", tmp_path / "run")
+    code, output = capa_run(file, *rig, "--runs", tmp_path / "runs")
+    assert code == 2
+    assert f"another program drives this rig (pid {os.getpid()} holds" in output
+    assert not (tmp_path / "runs").exists()
+    assert (twin.folder / "wire.jsonl").stat().st_size == heard
+    lock.release()
+    code, output = capa_run(file, *rig, "--runs", tmp_path / "runs")
+    assert code == 0, output
+
+
+def test_a_bundle_that_cannot_be_sealed_and_verified_exits_with_3(tmp_path: Path) -> None:
+    file = write_method(tmp_path, hold_s=3)
+    arguments = (file, "--hardware", DEMO_PROFILE, "--twin", "--runs", tmp_path / "runs")
+    with started(tmp_path, *arguments) as process:
+        eventually(
+            lambda: list((tmp_path / "runs").glob("*/events.sqlite")),
+            "it records",
+            within_s=30,
+            say=lambda: said(tmp_path),
+        )
+        (bundle,) = (tmp_path / "runs").iterdir()
+        (bundle / "manifest.sha256" / "in the way").mkdir(parents=True)
+        assert process.wait(30) == 3
+    assert "small.method.toml: COMPLETED" in said(tmp_path)
+    assert "the bundle is not sealed: finalizing" in said(tmp_path)
+    assert "manifest.sha256" in said(tmp_path)
+
+
+def test_the_exit_codes_are_told_by_help() -> None:
+    code, output = capa_run("--help", env={"COLUMNS": "200"})
+    assert code == 0
+    assert "0 completed and sealed, 1 aborted, 2 crashed or refused, 3" in " ".join(output.split())
 
 
 def test_a_refused_experiment_exits_with_2_before_anything_is_opened(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ class Sealed:
     """What a finalizer that does nothing says."""
 
     bundle_status: str = "sealed"
+    detail: str = ""
 
 
 async def no_finalizer(_path: Path) -> Sealed:
