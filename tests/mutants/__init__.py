@@ -1,0 +1,1 @@
+"""The safety path broken by hand, one way at a time: each has to fail a test."""
