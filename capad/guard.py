@@ -361,6 +361,24 @@ def _set_up(fd: int, link: "Json") -> None:
             _set_odd_baud(fd, link["baud"])
     except termios.error as error:
         raise OSError(errno.EINVAL, f"it does not take its settings ({error})") from None
+    if not is_pty:
+        _ask_for_haste(fd)
+
+
+def _ask_for_haste(fd: int) -> None:
+    """Have an FTDI adapter hand over bytes after 1 ms instead of 16; others do not know it.
+
+    The daemon had asked for it; an adapter that was plugged in since has forgotten.
+    ``struct serial_struct`` of Linux (``linux/serial.h``): the flags are its fifth int.
+    """
+    get, put, low_latency, at = 0x541E, 0x541F, 1 << 13, 16  # TIOCGSERIAL, TIOCSSERIAL
+    try:
+        settings = bytearray(fcntl.ioctl(fd, get, bytes(72)))
+        flags = int.from_bytes(settings[at : at + 4], sys.byteorder) | low_latency
+        settings[at : at + 4] = flags.to_bytes(4, sys.byteorder)
+        fcntl.ioctl(fd, put, bytes(settings))
+    except OSError:
+        pass  # it is as fast as it is
 
 
 def _set_odd_baud(fd: int, baud: int) -> None:
