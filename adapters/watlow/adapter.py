@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from adapters.modbus.codec import Query, Refusal, Registers, Reply
+from adapters.modbus.codec import Query, Refusal, Registers, Reply, Speaker
 from adapters.watlow.codec import (
     COMMS_UNITS,
     CONTROL_MODE,
@@ -18,6 +18,7 @@ from adapters.watlow.codec import (
     from_degC,
     to_degC,
 )
+from adapters.watlow.extras import extras_of
 from adapters.watlow.options import WatlowOptions, unit_of
 from adapters.watlow.preflight import WatlowSettings
 from capa.channels.sample import Status
@@ -27,7 +28,7 @@ from capa.devices.link import Answer, Link, Priority
 from capa.devices.spec import DeviceSpec
 from capa.errors import DeviceError
 
-__all__ = ["FIELDS", "WatlowAdapter"]
+__all__ = ["FIELDS", "WatlowAdapter", "fields_of"]
 
 FIELDS = {
     info.name: info
@@ -41,19 +42,33 @@ FIELDS = {
         ),
         FieldInfo("pv", "degC", description="process value, register 360"),
         FieldInfo("power", "%", description="heat power, register 1904"),
+        FieldInfo("output", "%", description="output power, -100 to 100, register 1908"),
+        FieldInfo("input_error", "1", description="register 362: 61 none, 65 open, 127 shorted"),
     )
 }
+
+
+def fields_of(options: WatlowOptions) -> dict[str, FieldInfo]:
+    """Return the fields of a controller, those of the groups that are read beside included."""
+    extras = extras_of(options.also_read, 1, options.word_order, options.unit, port=options.port)
+    return FIELDS | {info.name: info for extra in extras for info in extra.fields}
 
 
 class WatlowAdapter(BaseAdapter):
     """One controller. By itself it writes the setpoint only; ``settings`` write what they must."""
 
     def __init__(self, spec: DeviceSpec, link: Link) -> None:
-        super().__init__(spec, link, fields=FIELDS, capabilities=frozenset({"setpoint"}))
         options = WatlowOptions.model_validate(spec.options)
+        fields = fields_of(options)
+        can = frozenset(i.command.removeprefix("set_") for i in fields.values() if i.command)
+        super().__init__(spec, link, fields=fields, capabilities=can)
         self._options = options
         self._unit = options.unit
-        self._talk = Conversation(unit_of(spec), options.word_order, port=options.port)
+        address, order, port = unit_of(spec), options.word_order, options.port
+        self._talk = Conversation(address, order, port=port, places=options.places)
+        self._extras = extras_of(options.also_read, address, order, options.unit, port=port)
+        self._extra_turn = 0
+        self._speaker = Speaker(options.framing)
         self.settings = WatlowSettings(spec, self._ask)
         self._cycle = max(1, int(spec.poll_hz / options.slow_hz))
         self._polls = 0
@@ -70,6 +85,8 @@ class WatlowAdapter(BaseAdapter):
         self._polls, self._setpoint_due = 0, True
         modes, _ = await self._read(self._talk.read_modes)
         self._check_mode(enum_at(modes.data, 0))
+        if self._options.map == "custom":
+            return Identity(self.family, model="EZ-ZONE, registers as the profile says")
         comms = (await self._ask(self._talk.read_comms, Priority.POLL)).value
         if isinstance(comms, Registers):
             self._check_comms(comms.data)
@@ -112,40 +129,61 @@ class WatlowAdapter(BaseAdapter):
 
     async def poll(self) -> Sequence[Reading]:
         """Read process value and input error, and now and then power and setpoint, in turn."""
-        readings = [await self._poll_input()]
+        readings = await self._poll_input()
         turn = self._polls % self._cycle
         self._polls += 1
         if turn == 0:
-            readings.append(await self._poll_power())
+            readings += await self._poll_power()
+            readings += await self._poll_extra()
         if turn == self._cycle // 2 or self._setpoint_due:
             self._setpoint_due = False  # before the exchange: a write meanwhile makes it due again
             readings.append(await self._poll_setpoint())
         return readings
 
-    async def _poll_input(self) -> Reading:
+    async def _poll_input(self) -> list[Reading]:
         reply, at_s = await self._read(self._talk.read_input)
-        state = self._talk.decode_input(reply)
+        state, native = self._talk.decode_input(reply), reply.data.hex()
+        error = Reading("input_error", float(state.error), at_s, native=native)
         if state.good:
-            return Reading("pv", to_degC(state.value, self._unit), at_s)
-        return Reading("pv", math.nan, at_s, Status.SENSOR_FAIL)
+            pv = Reading("pv", to_degC(state.value, self._unit), at_s, native=native)
+        else:
+            pv = Reading("pv", math.nan, at_s, Status.SENSOR_FAIL, native)
+        return [pv, error]
 
-    async def _poll_power(self) -> Reading:
+    async def _poll_power(self) -> list[Reading]:
         reply, at_s = await self._read(self._talk.read_power)
-        return Reading("power", self._talk.decode_power(reply), at_s)
+        native = reply.data.hex()
+        return [
+            Reading("power", self._talk.decode_power(reply), at_s, native=native),
+            Reading("output", self._talk.decode_output(reply), at_s, native=native),
+        ]
+
+    async def _poll_extra(self) -> list[Reading]:
+        """Read the group whose turn it is."""
+        if not self._extras:
+            return []
+        extra = self._extras[self._extra_turn % len(self._extras)]
+        self._extra_turn += 1
+        reply, at_s = await self._read(extra.query)
+        native = reply.data.hex()
+        return [Reading(name, value, at_s, native=native) for name, value in extra.values(reply)]
 
     async def _poll_setpoint(self, priority: Priority = Priority.POLL) -> Reading:
         reply, at_s = await self._read(self._talk.read_setpoint, priority)
         value = self._talk.decode_setpoint(reply)
-        return Reading("setpoint", to_degC(value, self._unit), at_s)
+        return Reading("setpoint", to_degC(value, self._unit), at_s, native=reply.data.hex())
 
     async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
-        """Write the setpoint (degC) and read register 2160 back.
+        """Write the setpoint (degC), or a field of the groups read beside, and read it back.
 
-        A value outside the controller's own limits may be refused or clamped; which of the two
+        A setpoint outside the controller's own limits may be refused or clamped; which of the two
         is not documented, and the read-back tells.
         """
-        if write.field != "setpoint":
+        info = self._fields.get(write.field)
+        if info is None or info.command is None:
             return WriteAck(False, f"{self.name}.{write.field} cannot be written")
+        if write.field != "setpoint":
+            return await self._write_extra(write, priority)
         value = from_degC(write.value, self._unit)
         if not LOWEST_SETPOINT <= value <= HIGHEST_SETPOINT:
             return WriteAck(False, f"{self.name}: {write.value:g} degC is beyond any controller's")
@@ -155,6 +193,18 @@ class WatlowAdapter(BaseAdapter):
         if isinstance(reply, Refusal):
             return WriteAck(False, f"{self.name} refused {write.value:g} degC: {reply}")
         return WriteAck(True, readback=(await self._poll_setpoint(priority)).value)
+
+    async def _write_extra(self, write: FieldWrite, priority: Priority) -> WriteAck:
+        extra = next(e for e in self._extras if write.field in {i.name for i in e.fields})
+        now, _ = await self._read(extra.query, priority)
+        query = extra.writes(write.field, write.value, now)
+        if isinstance(query, str):
+            return WriteAck(False, f"{self.name}: {write.value:g}: {query}")
+        reply = (await self._ask(query, priority)).value
+        if isinstance(reply, Refusal):
+            return WriteAck(False, f"{self.name} refused {write.field}: {reply}")
+        after, _ = await self._read(extra.query, priority)
+        return WriteAck(True, readback=dict(extra.values(after))[write.field])
 
     async def _read(
         self, query: Query, priority: Priority = Priority.POLL
@@ -166,6 +216,6 @@ class WatlowAdapter(BaseAdapter):
         raise DeviceError(f"{self.name}: {query.request}: {answer.value}")
 
     async def _ask(self, query: Query, priority: Priority) -> Answer[Reply]:
-        return await self._link.exchange(
-            query.frame, query.collector().feed, priority=priority, gap_s=self._options.gap_s
-        )
+        frame, feed = self._speaker.begin(query)
+        gap_s = self._options.silence_s
+        return await self._exchange(frame, feed, priority=priority, gap_s=gap_s)

@@ -22,6 +22,7 @@ __all__ = [
     "HIGHEST_SETPOINT",
     "INPUT_ERROR",
     "LOWEST_SETPOINT",
+    "MAP_1_PLACES",
     "NV_SAVE",
     "PORT_OFFSET",
     "PROCESS_VALUE",
@@ -31,6 +32,7 @@ __all__ = [
     "Conversation",
     "InputError",
     "InputState",
+    "Places",
     "Units",
     "WordOrderCode",
     "enum_at",
@@ -131,6 +133,19 @@ class InputState:
         return self.error == InputError.NONE
 
 
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where the four things are that every poll and every write need."""
+
+    process_value: int
+    heat_power: int
+    setpoint: int
+    control_mode: int
+
+
+MAP_1_PLACES = Places(PROCESS_VALUE, HEAT_POWER, SETPOINT, CONTROL_MODE)
+
+
 class Conversation:
     """Every query that one controller is asked, made once, and the reading of its replies.
 
@@ -138,20 +153,23 @@ class Conversation:
     for the reply to another: count is all that RTU lets one check.
     """
 
-    def __init__(self, unit: int, order: WordOrder, *, port: int = 1) -> None:
+    def __init__(
+        self, unit: int, order: WordOrder, *, port: int = 1, places: Places = MAP_1_PLACES
+    ) -> None:
         self._unit = unit
         self._order: WordOrder = order
-        self.read_input = Query(ReadRegisters(unit, PROCESS_VALUE, 4))
-        self.read_power = Query(ReadRegisters(unit, HEAT_POWER, 6))
-        self.read_setpoint = Query(ReadRegisters(unit, SETPOINT, 2))
-        self.read_modes = Query(ReadRegisters(unit, CONTROL_MODE, 8))
+        self._setpoint_at = places.setpoint
+        self.read_input = Query(ReadRegisters(unit, places.process_value, 4))
+        self.read_power = Query(ReadRegisters(unit, places.heat_power, 6))
+        self.read_setpoint = Query(ReadRegisters(unit, places.setpoint, 2))
+        self.read_modes = Query(ReadRegisters(unit, places.control_mode, 8))
         comms = COMMS_BLOCK + (PORT_OFFSET if port == 2 else 0)
         self.read_comms = Query(ReadRegisters(unit, comms, 14))
         self.read_identity = Query(ReadRegisters(unit, 0, 5))
 
     def write_setpoint(self, value: float) -> Query:
         """Return the query that writes the closed-loop setpoint, in the wire's unit."""
-        return Query(WriteRegisters(self._unit, SETPOINT, float_words(value, self._order)))
+        return Query(WriteRegisters(self._unit, self._setpoint_at, float_words(value, self._order)))
 
     def decode_input(self, reply: Registers) -> InputState:
         """Read the reply to ``read_input``."""
@@ -160,6 +178,10 @@ class Conversation:
     def decode_power(self, reply: Registers) -> float:
         """Return the heat power in percent from the reply to ``read_power``."""
         return self._float(reply, 0)
+
+    def decode_output(self, reply: Registers) -> float:
+        """Return the output power, -100 to 100 %, from the reply to ``read_power``."""
+        return self._float(reply, 4)
 
     def decode_setpoint(self, reply: Registers) -> float:
         """Return the setpoint, in the wire's unit, from the reply to ``read_setpoint``."""

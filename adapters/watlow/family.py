@@ -1,13 +1,18 @@
 """How the engine gets at this family."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial
 
+from adapters.modbus.codec import Query, ReadRegisters, Registers
 from adapters.modbus.safe_write import read_back_of, safe_write_of
-from adapters.watlow.adapter import FIELDS, WatlowAdapter
+from adapters.watlow.adapter import WatlowAdapter, fields_of
 from adapters.watlow.codec import (
     HIGHEST_SETPOINT,
     LOWEST_SETPOINT,
+    PROCESS_VALUE,
     Conversation,
+    InputError,
+    enum_at,
     from_degC,
     scale_to_degC,
 )
@@ -15,25 +20,31 @@ from adapters.watlow.options import WatlowOptions, unit_of
 from adapters.watlow.preflight import settings_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
+from capa.devices.poll_cost import ExchangeCost
 from capa.devices.preflight import SettingInfo
+from capa.devices.probing import LineSettings, Probe
 from capa.devices.safe_plan import SafeWrite
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
+from capa.errors import FrameError
 
 __all__ = ["WatlowFamily"]
+
+_SPEEDS = (9600, 19200, 38400)
+_LAST_PROBED = 16
+_OVERHEAD = {"rtu": 3, "tcp": 7}
 
 
 class WatlowFamily:
     """Watlow EZ-ZONE PM; the entry point ``watlow``."""
 
     name = "watlow"
-    title = "Watlow EZ-ZONE PM (Modbus RTU)"
+    title = "Watlow EZ-ZONE PM (Modbus RTU and TCP)"
 
     def fields(self, spec: DeviceSpec) -> Mapping[str, FieldInfo]:
         """Return what such a controller can tell or be told."""
         unit_of(spec)
-        WatlowOptions.model_validate(spec.options)
-        return FIELDS
+        return fields_of(WatlowOptions.model_validate(spec.options))
 
     def create(self, spec: DeviceSpec, link: Link) -> DeviceAdapter:
         """Make the driver of one controller."""
@@ -47,7 +58,36 @@ class WatlowFamily:
 
     def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
         """Return what can be checked of such a controller."""
+        if WatlowOptions.model_validate(spec.options).map == "custom":
+            return {}
         return settings_of(spec)
+
+    def poll_cost(self, spec: DeviceSpec) -> Sequence[ExchangeCost]:
+        """Return the process value at every poll, and what is read now and then.
+
+        How long a PM thinks over RTU is not known; nothing is reckoned for it.
+        """
+        options = WatlowOptions.model_validate(spec.options)
+        talk = Conversation(unit_of(spec), options.word_order, places=options.places)
+        share = 1.0 / max(1, int(spec.poll_hz / options.slow_hz))
+        costs = [(talk.read_input, 1.0), (talk.read_power, share), (talk.read_setpoint, share)]
+        if options.also_read:
+            costs.append((talk.read_comms, share))  # the longest of them, to be on the safe side
+        return [_cost(query, options, per_poll) for query, per_poll in costs]
+
+    def probes(self) -> Sequence[Probe]:
+        """Return a read of process value and input error, at each speed, of the first addresses."""
+        return [
+            Probe(
+                line=LineSettings(baud),
+                address=unit,
+                request=Query(ReadRegisters(unit, PROCESS_VALUE, 4)).frame,
+                asks=f"registers 360 to 363 of unit {unit}",
+                recognise=partial(_recognised, unit),
+            )
+            for baud in _SPEEDS
+            for unit in range(1, _LAST_PROBED + 1)
+        ]
 
     def safe_write(self, spec: DeviceSpec, write: FieldWrite) -> SafeWrite:
         """Return the bytes that set the setpoint and read register 2160 back; no I/O.
@@ -61,9 +101,32 @@ class WatlowFamily:
             raise ValueError(f"{spec.name}.{write.field} cannot be written")
         if not LOWEST_SETPOINT <= value <= HIGHEST_SETPOINT:
             raise ValueError(f"{spec.name}: {write.value:g} degC is beyond any controller's")
-        talk = Conversation(unit_of(spec), options.word_order, port=options.port)
+        if options.framing != "rtu":
+            raise ValueError("the guardian speaks Modbus RTU, not Modbus TCP")
+        talk = Conversation(unit_of(spec), options.word_order, places=options.places)
         gain, offset = scale_to_degC(options.unit)
         read = read_back_of(
             talk.read_setpoint, "float32", options.word_order, gain=gain, offset=offset
         )
         return safe_write_of(talk.write_setpoint(value), read, gap_s=options.gap_s)
+
+
+def _cost(query: Query, options: WatlowOptions, per_poll: float) -> ExchangeCost:
+    overhead = _OVERHEAD[options.framing]
+    return ExchangeCost(
+        request=len(query.pdu) + overhead,
+        reply=query.size + overhead,
+        gap_s=options.silence_s,
+        per_poll=per_poll,
+    )
+
+
+def _recognised(unit: int, seen: bytes) -> str | None:
+    try:
+        reply = Query(ReadRegisters(unit, PROCESS_VALUE, 4)).collector().feed(seen)
+    except FrameError:
+        return None
+    if not isinstance(reply, Registers):
+        return None
+    known = enum_at(reply.data, 2) in {error.value for error in InputError}
+    return "EZ-ZONE PM" if known else None

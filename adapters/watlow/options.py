@@ -1,17 +1,28 @@
 """What a profile may say of a Watlow controller and of its simulator."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
+from adapters.modbus.codec import Framing
 from adapters.modbus.words import WordOrder
-from adapters.watlow.codec import Units
+from adapters.watlow.codec import MAP_1_PLACES, Places, Units
+from adapters.watlow.extras import ExtraName
 from capa.devices.spec import DeviceSpec
-from capa.models import Frozen
+from capa.models import Frozen, Whole
 
 __all__ = ["WatlowOptions", "WatlowTwinOptions", "unit_of"]
 
 _UNITS = {"degF": Units.DEG_F, "degC": Units.DEG_C}
+
+
+class RegisterPlaces(Frozen):
+    """``[devices.options.registers]``; ``input_error`` stands two behind ``process_value``."""
+
+    process_value: Whole = Field(ge=0, le=65532)
+    heat_power: Whole = Field(ge=0, le=65530)
+    setpoint: Whole = Field(ge=0, le=65534)
+    control_mode: Whole = Field(ge=0, le=65528)
 
 
 class WatlowOptions(Frozen):
@@ -20,7 +31,16 @@ class WatlowOptions(Frozen):
     wire_unit: Literal["degF", "degC"] = "degF"
     """What temperatures are in on the wire; degF unless register 2490 was changed."""
     word_order: WordOrder = "low_high"
-    map: Literal[1] = 1
+    map: Literal[1, "custom"] = 1
+    """``custom``: the registers are those of ``registers``, and nothing but them is relied on."""
+    registers: RegisterPlaces | None = None
+    """Where the four things are that every poll and every write need, for ``map = "custom"``: Map 2
+    of the PM, an ST, a zone behind a gateway (Map 1 and 5000 for each zone after the first)."""
+    framing: Framing = "rtu"
+    """``tcp`` for Modbus TCP, as the RUI gateway has it."""
+    also_read: tuple[ExtraName, ...] = ()
+    """Groups beside pv, power and setpoint: ``mode``, ``ramp``, ``comms``, ``alarm1`` to
+    ``alarm4``. One of them is read, in turn, each time that power is."""
     port: Literal[1, 2] = 1
     """Which of the controller's communication ports this link is plugged into."""
     slow_hz: float = Field(default=2.0, gt=0, le=200)
@@ -33,6 +53,29 @@ class WatlowOptions(Frozen):
     def unit(self) -> Units:
         """The wire's unit, as the codec names it."""
         return _UNITS[self.wire_unit]
+
+    @property
+    def places(self) -> Places:
+        """The registers that the driver relies on."""
+        own = self.registers
+        if own is None:
+            return MAP_1_PLACES
+        return Places(own.process_value, own.heat_power, own.setpoint, own.control_mode)
+
+    @property
+    def silence_s(self) -> float:
+        """The silence to keep before a request."""
+        return self.gap_s if self.framing == "rtu" else 0.0
+
+    @model_validator(mode="after")
+    def _map_and_registers(self) -> Self:
+        if (self.map == "custom") != (self.registers is not None):
+            raise ValueError('map = "custom" and registers go together: give both or neither')
+        if self.map == "custom" and self.also_read:
+            raise ValueError("also_read needs map = 1: its registers are Map 1's")
+        if len(set(self.also_read)) != len(self.also_read):
+            raise ValueError("also_read names a group twice")
+        return self
 
 
 class WatlowTwinOptions(Frozen):

@@ -6,12 +6,10 @@ from functools import partial
 
 from adapters.modbus.bank import Parameter, RegisterBank, ValueRefusedError
 from adapters.modbus.codec import (
-    BadRequest,
+    Asked,
+    Ear,
     ExcCodes,
     Refusal,
-    Request,
-    RequestCollector,
-    encode_reply,
 )
 from adapters.watlow.codec import (
     ACTIVE_MODE,
@@ -47,6 +45,9 @@ _MANUAL_POWER, _LOWEST, _HIGHEST = 2162, 2164, 2166
 _ACTIVE_SETPOINT, _RAMP_SETPOINT, _RAMP_TARGET = 2172, 2190, 2198
 _INPUT_ERROR_POWER, _RAMP_ACTION, _RAMP_SCALE, _RAMP_RATE = 2184, 2186, 2188, 2192
 _TICKS = 5020
+_ALARM_STATE, _ALARM_OFFSETS, _PROCESS_ALARM = 1496, frozenset({0, 50, 100, 150}), 76
+_NO_ALARM, _ALARM_HIGH, _ALARM_LOW, _ALARM_ERROR = 61, 7, 8, 28
+_HIGH_SIDES, _LOW_SIDES = {13, 37}, {13, 53}
 
 _YES, _OFF, _RAMP_ON_CHANGE, _RAMP_BOTH, _HOURS = 106, 62, 85, 13, 39
 _KEEP_POWER = {14, 33}
@@ -66,11 +67,12 @@ class WatlowTwin:
             self._options.reply_delay_s,
             seed=spec.name if self._options.seed is None else self._options.seed,
         )
-        self._collector = RequestCollector()
+        self._ear = Ear(profile.framing)
         self._wire_unit = self._options.unit_for(profile)
         order = self._options.word_order or profile.word_order
         self._values = self._factory_values()
-        self._values[WORD_ORDER] = WordOrderCode[order.upper()]
+        if WORD_ORDER not in self._options.registers:
+            self._values[WORD_ORDER] = WordOrderCode[order.upper()]
         self._memory = NonVolatileMemory(self._values)
         self._bank = self._make_bank(
             RegisterBank(
@@ -129,12 +131,12 @@ class WatlowTwin:
 
     def receive(self, chunk: bytes) -> Sequence[TwinReply]:
         """Answer the requests that these bytes complete."""
-        replies = [self._answer(request) for request in self._collector.feed(chunk)]
+        replies = [self._answer(asked) for asked in self._ear.feed(chunk)]
         return [reply for reply in replies if reply is not None]
 
     def line_idle(self) -> None:
         """Forget a half-received request."""
-        self._collector.reset()
+        self._ear.reset()
 
     def outputs(self) -> dict[str, float]:
         """Return the closed-loop setpoint in degC."""
@@ -162,15 +164,15 @@ class WatlowTwin:
 
     # --- requests ---------------------------------------------------------------------------
 
-    def _answer(self, request: Request | BadRequest) -> TwinReply | None:
+    def _answer(self, asked: Asked) -> TwinReply | None:
+        request = asked.request
         if request.unit != self._unit or not self._options.speaks_modbus:
             return None
         self._plant.get(f"{self._options.plant}.pv_degC")  # bring plant and loop to the present
         if self._refuses is not None:
             refusal = Refusal(request.function, self._refuses)
-            return TwinReply(encode_reply(request, refusal), self._delay.next_s())
-        reply = self._bank.answer(request)
-        return TwinReply(encode_reply(request, reply), self._delay.next_s())
+            return TwinReply(asked.answer(refusal), self._delay.next_s())
+        return TwinReply(asked.answer(self._bank.answer(request)), self._delay.next_s())
 
     def _get(self, row: Row) -> float:
         if row.access == "w":
@@ -185,9 +187,23 @@ class WatlowTwin:
     def _live(self, address: int) -> float:
         if address in {PROCESS_VALUE, _FILTERED_PV}:
             return self._pv_degC()
+        if (alarm := address - _ALARM_STATE) >= 0 and alarm in _ALARM_OFFSETS:
+            return self._alarm_state(address - 16)
         if address == _TICKS:
             return (self._plant.now_s() - self._started_at_s) * 1000 % 2**32
         return self._values[address]
+
+    def _alarm_state(self, base: int) -> float:
+        """Judge a process alarm; latching, blocking and hysteresis are not simulated."""
+        values, pv = self._values, self._pv_degC()
+        sides = values[base + 6]
+        if values[base + 28] != _PROCESS_ALARM:
+            return _NO_ALARM
+        if self._broken:
+            return _ALARM_ERROR
+        if pv > values[base] and sides in _HIGH_SIDES:
+            return _ALARM_HIGH
+        return _ALARM_LOW if pv < values[base + 2] and sides in _LOW_SIDES else _NO_ALARM
 
     def _put(self, row: Row, wire_value: float) -> None:
         value = self._checked(row, wire_value)
@@ -285,4 +301,4 @@ class WatlowTwin:
         self._values[_ACTIVE_SETPOINT] = self._values[SETPOINT]
         self._started_at_s = self._plant.now_s()
         self._loop.forget()
-        self._collector.reset()
+        self._ear.reset()

@@ -208,14 +208,15 @@ async def test_power_and_setpoint_are_polled_twice_a_second_and_in_turn(
 ) -> None:
     bench = Bench()
     seen = [set(await bench.readings()) for _ in range(8)]
-    everything, pv = {"pv", "power", "setpoint"}, {"pv"}
-    assert seen[:5] == [everything, pv, {"pv", "setpoint"}, pv, pv]
-    assert seen[5:] == [{"pv", "power"}, pv, {"pv", "setpoint"}]
+    pv, power = {"pv", "input_error"}, {"power", "output"}
+    setpoint = {"setpoint"}
+    assert seen[:5] == [pv | power | setpoint, pv, pv | setpoint, pv, pv]
+    assert seen[5:] == [pv | power, pv, pv | setpoint]
 
 
 async def test_everything_can_be_read_at_every_poll(autojump_clock: MockClock) -> None:
     bench = Bench(options={"slow_hz": 10.0})
-    assert [len(await bench.readings()) for _ in range(4)] == [3, 3, 3, 3]
+    assert [len(await bench.readings()) for _ in range(4)] == [5, 5, 5, 5]
 
 
 async def test_a_written_setpoint_is_read_at_the_next_poll(autojump_clock: MockClock) -> None:
@@ -231,7 +232,7 @@ async def test_after_a_reconnection_everything_is_read_at_once(autojump_clock: M
     for _ in range(3):
         await bench.driver.poll()
     await bench.driver.open()
-    assert set(await bench.readings()) == {"pv", "power", "setpoint"}
+    assert set(await bench.readings()) == {"pv", "input_error", "power", "output", "setpoint"}
 
 
 @pytest.mark.parametrize(
