@@ -30,7 +30,7 @@ from capa.devices.adapter import (
 from capa.devices.link import Connector, Priority, unanswered_s
 from capa.devices.registry import LinkClass, RunnableLink
 from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.errors import CapaError, DeviceError, LinkClosedError
+from capa.errors import CapaError, DeviceError, LinkClosedError, LinkError
 from capa.runtime.databus import DataBus
 from capa.runtime.device_settings import RigSettings
 
@@ -184,7 +184,12 @@ class Rig:
             raise DeviceError(f"{channel} of {binding.device} takes no command")
         conversion = binding.command_conversion
         write = FieldWrite(binding.command_field, conversion.to_device(value))
-        ack = await self._units[binding.device].adapter.write(write, priority=priority)
+        unit = self._units[binding.device]
+        try:
+            ack = await unit.adapter.write(write, priority=priority)
+        except LinkError:
+            unit.unsettled = SETTLE_TRIES  # it may have been switched off and on
+            raise
         if ack.readback is None:
             return ack
         return WriteAck(ack.accepted, ack.detail, conversion.to_channel(ack.readback))

@@ -120,7 +120,7 @@ async def test_the_wire_log_has_request_output_and_reply_in_order_and_in_time(
         ended_ns = time.monotonic_ns()
     assert ack.accepted
     records = [each for each in twin.wire(link="heat") if each["t_ns"] >= begun_ns]
-    assert [each["event"] for each in records[:3]] == ["rx", "output", "tx"]
+    assert [each["event"] for each in records[:4]] == ["rx", "output", "memory", "tx"]
     assert records[1]["value"] == pytest.approx(500.0, abs=0.001)
     assert (records[1]["device"], records[1]["field"]) == ("heater", "setpoint")
     assert bytes.fromhex(records[0]["hex"])[:2] == b"\x01\x10"
