@@ -1,11 +1,11 @@
 """The composition root: the only place that knows which concrete parts make up the daemon."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from capa.experiment.procedures.base import Procedure
+from capa.experiment.procedures.available import Procedures
 from capa.plugins.later import ProceduresLater
 from capa.plugins.policy import policy
 from capa.runtime.conductor import Conductor
@@ -27,7 +27,7 @@ def find_plugins(settings: PluginSettings) -> ProceduresLater:
     """
     policy(settings.mode, settings.lock)  # a slip in the mode is told now, not at the first run
 
-    def load() -> Mapping[str, type[Procedure]]:
+    def load() -> Procedures:
         from capa.plugins.discovery import load_procedures
 
         return load_procedures(settings.mode, settings.lock)

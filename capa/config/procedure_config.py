@@ -10,6 +10,7 @@ from capa.config.locate import Path
 from capa.config.problems import Problem
 from capa.config.reading import Source
 from capa.config.shapes import child, table_at
+from capa.experiment.procedures.available import why_missing
 from capa.experiment.procedures.base import Procedure
 
 __all__ = ["procedure_problems"]
@@ -27,6 +28,8 @@ def procedure_problems(
     if not isinstance(named, str):
         return []
     cls = procedures.get(named)
+    if cls is None and (refused := why_missing(procedures, named)):
+        return [_problem(source, "refused", (*at, "id"), refused, None)]
     if cls is None:
         message = f"no procedure {shown(named)} is installed"
         hint = did_you_mean(named, sorted(procedures), otherwise="there are")
@@ -61,6 +64,6 @@ def _config_problems(
     return problems
 
 
-def _problem(source: Source, code: str, path: Path, message: str, hint: str) -> Problem:
+def _problem(source: Source, code: str, path: Path, message: str, hint: str | None) -> Problem:
     where = where_of(path, source.data)
     return source.problem(f"procedure.{code}", path, message, where=where, hint=hint)

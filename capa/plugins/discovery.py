@@ -13,6 +13,7 @@ from pathlib import Path
 import structlog
 
 from capa.config.problems import Problem, ProblemsError
+from capa.experiment.procedures.available import Procedures
 from capa.experiment.procedures.base import Procedure
 from capa.plugins.contract import faults_of
 from capa.plugins.drift import Drift, DriftKind, Installed, compare, drift_of, record_of
@@ -84,14 +85,13 @@ class Discovery:
     problems: tuple[Problem, ...] = ()
 
     @property
-    def procedures(self) -> dict[str, type[Procedure]]:
-        """The usable classes, by id."""
-        return {one.id: one.cls for one in self.loaded}
+    def procedures(self) -> Procedures:
+        """The usable classes, by id, and why others are not."""
+        left_out = {one.name: one.reason for one in self.rejected}
+        return Procedures({one.id: one.cls for one in self.loaded}, left_out)
 
 
-def load_procedures(
-    mode: str | None = None, lock: Path | None = None
-) -> dict[str, type[Procedure]]:
+def load_procedures(mode: str | None = None, lock: Path | None = None) -> Procedures:
     """Load every procedure that may run here, by id; what is left out is logged.
 
     ``mode`` and ``lock`` are the settings'; the environment wins over them (see ``policy``).
@@ -102,7 +102,7 @@ def load_procedures(
     return _loaded(policy(mode, lock))
 
 
-def load_procedures_here() -> dict[str, type[Procedure]]:
+def load_procedures_here() -> Procedures:
     """Load every procedure that a person at a shell may run: on a box, what the daemon would.
 
     Raises:
@@ -111,7 +111,7 @@ def load_procedures_here() -> dict[str, type[Procedure]]:
     return _loaded(policy_here())
 
 
-def _loaded(rule: Policy) -> dict[str, type[Procedure]]:
+def _loaded(rule: Policy) -> Procedures:
     found = discover(rule)
     report(found)
     return found.procedures
@@ -224,7 +224,11 @@ class _Search:
         if self.under.mode is PluginMode.DEV:
             return
         if self.lock is None:
-            raise _RefusedError(f"not trusted: there is no usable plugins.lock{_at(self.under)}")
+            path = self.under.lock
+            absent = path is not None and not path.exists()
+            hint = f"; review it, then: capa plugins trust {item.id} --reason ..." if absent else ""
+            said = f"there is no usable plugins.lock{_at(self.under)}{hint}"
+            raise _RefusedError(f"not trusted: {said}")
         taken = self._fingerprint(entry)
         if isinstance(taken, FingerprintError):
             raise _RefusedError(f"not trusted: {taken}")

@@ -13,6 +13,7 @@ from capa.errors import BundleError
 from capa.experiment.authorization import Authorization
 from capa.experiment.executor import MethodExecutor
 from capa.experiment.hold import Hold
+from capa.experiment.procedures.available import why_missing
 from capa.experiment.procedures.base import Procedure, ProcedureContext, declared_handlers
 from capa.experiment.procedures.live import OperatorCommand
 from capa.runtime.active import ActiveRun
@@ -153,9 +154,10 @@ class Preparing:
         if cls is None:
             known = ", ".join(sorted(self._procedures))
             message = f"no procedure {wanted.id!r} is installed"
-            active.problems.append(
-                Problem(code="procedure.unknown", message=message, hint=f"there are: {known}")
-            )
+            problem = Problem("procedure.unknown", message, hint=f"there are: {known}")
+            if refused := why_missing(self._procedures, wanted.id):
+                problem = Problem("procedure.refused", refused)
+            active.problems.append(problem)
             return None
         made = make_procedure(cls, wanted.config, wanted.version)
         if isinstance(made, list):

@@ -152,7 +152,12 @@ class Daemon:
 
 @contextmanager
 def running_daemon(
-    folder: Path, profile: Path, *flags: str, prefix: Sequence[str] = (), settings: str = ""
+    folder: Path,
+    profile: Path,
+    *flags: str,
+    prefix: Sequence[str] = (),
+    settings: str = "",
+    python: Path | str = sys.executable,
 ) -> Iterator[Daemon]:
     """Run the daemon until the block ends; yields once it said READY."""
     (folder / "spool" / "incoming").mkdir(parents=True, exist_ok=True)
@@ -167,7 +172,7 @@ def running_daemon(
         process = subprocess.Popen(
             [
                 *prefix,
-                *(sys.executable, "-m", "capad.main", "--config", str(config)),
+                *(str(python), "-m", "capad.main", "--config", str(config)),
                 *("--hardware", str(profile), "--spool", str(folder / "spool")),
                 *("--runs", str(folder / "runs"), "--runtime-dir", str(folder / "run")),
                 *flags,
