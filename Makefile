@@ -73,6 +73,7 @@ install: ## install into $(PREFIX) with the systemd unit (as root, on the box)
 	install -m 644 capad/guard.py $(PREFIX)/libexec/capad_guard.py
 	install -m 755 deploy/capad-guard $(PREFIX)/libexec/capad-guard
 	$(PREFIX)/bin/python -m compileall -q -f $(PREFIX)/libexec
+	install -D -m 644 docs/safety.md $(PREFIX)/share/doc/capad/safety.md
 	test -e $(DESTDIR)/etc/capad/capad.toml || install -m 644 deploy/capad.toml $(DESTDIR)/etc/capad/capad.toml
 	install -m 644 deploy/systemd/capad.sysusers.conf $(DESTDIR)/etc/sysusers.d/capad.conf
 	sed 's|/opt/capad|$(abspath $(PREFIX))|g' deploy/systemd/capad.service > $(DESTDIR)/etc/systemd/system/capad.service

@@ -1,8 +1,8 @@
 """``make mutants``: break the safety path in a copy of the tree, one way at a time; test each.
 
-The tests must pass on the copy as it is and fail on each broken one. A time-out counts as caught:
-a safety path that hangs is noticed. A breakage that can't even be imported counts as a mistake in
-the list, and fails the run.
+The tests must pass on the copy as it is and fail on each broken one. One that takes four times as
+long as unbroken counts as noticed, by its hanging. A breakage that can't even be imported is a
+mistake in the list, and fails the run.
 """
 
 import argparse
@@ -14,16 +14,20 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from tests.mutants.breakages import BREAKAGES, Breakage
 
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("capa", "capad", "adapters", "tests", "configs", "deploy", "docs", "examples", "bench")
-TIME_OUT_S = 120.0
+LONGEST_S, PATIENCE = 900.0, 4.0
 PASSED, FAILED = 0, 1
+
+Item = TypeVar("Item")
+Done = TypeVar("Done")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +60,7 @@ def _copy(into: Path) -> Path:
 
 
 def _pytest(
-    tree: Path, tests: Sequence[str], time_out_s: float = TIME_OUT_S
+    tree: Path, tests: Sequence[str], time_out_s: float = LONGEST_S
 ) -> tuple[int | None, str]:
     """Run tests on a copy; return pytest's exit code, None at the time-out, and what it said."""
     words = [sys.executable, "-m", "pytest", "-x", "-q", "-p", "no:cacheprovider", *tests]
@@ -76,17 +80,19 @@ def _pytest(
     return done.returncode, done.stdout[-4000:] + done.stderr[-1000:]
 
 
-def _tried(tree: Path, breakage: Breakage) -> Result:
+def _tried(tree: Path, breakage: Breakage, usual_s: float) -> Result:
     file = tree / breakage.file
     whole = file.read_text()
     began_s = time.monotonic()
     file.write_text(breakage.broken(whole))
     try:
-        code, said = _pytest(tree, breakage.tests)
+        code, said = _pytest(tree, breakage.tests, 30.0 + PATIENCE * usual_s)
     finally:
         file.write_text(whole)
     word = {PASSED: "SURVIVED", FAILED: "caught", None: "hung"}.get(code, "MISTAKE")
-    return Result(breakage, word, time.monotonic() - began_s, _first_failure(said))
+    result = Result(breakage, word, time.monotonic() - began_s, _first_failure(said))
+    _say(f"{word:8} {result.seconds:5.1f} s  {breakage.name}")
+    return result
 
 
 def _first_failure(said: str) -> str:
@@ -94,32 +100,40 @@ def _first_failure(said: str) -> str:
     return lines[0].partition("::")[2].partition(" - ")[0] if lines else ""
 
 
-def _try_all(chosen: Sequence[Breakage], folder: Path, jobs: int) -> list[Result]:
-    """Try every breakage, on as many copies at once."""
-    waiting: queue.SimpleQueue[Breakage] = queue.SimpleQueue()
-    for breakage in chosen:
-        waiting.put(breakage)
-    results: list[Result] = []
+class _Copies:
+    """Copies of the tree, each with a worker of its own."""
 
-    def work(tree: Path) -> None:
-        while True:
-            try:
-                breakage = waiting.get_nowait()
-            except queue.Empty:
-                return
-            result = _tried(tree, breakage)
-            results.append(result)
-            _say(f"{result.word:8} {result.seconds:5.1f} s  {breakage.name}")
+    def __init__(self, folder: Path, count: int) -> None:
+        self._trees = [_copy(folder / f"copy{number}") for number in range(count)]
 
-    threads = [
-        threading.Thread(target=work, args=(_copy(folder / f"copy{number}"),))
-        for number in range(jobs)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return sorted(results, key=lambda result: chosen.index(result.breakage))
+    def each(self, items: Iterable[Item], do: Callable[[Path, Item], Done]) -> list[Done]:
+        """Do something with every item, on whichever copy is free; results in order."""
+        waiting = queue.SimpleQueue[tuple[int, Item]]()
+        for place in enumerate(items):
+            waiting.put(place)
+        results: dict[int, Done] = {}
+
+        def work(tree: Path) -> None:
+            while True:
+                try:
+                    number, item = waiting.get_nowait()
+                except queue.Empty:
+                    return
+                results[number] = do(tree, item)
+
+        threads = [threading.Thread(target=work, args=(tree,)) for tree in self._trees]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        return [results[number] for number in sorted(results)]
+
+
+def _unbroken(tree: Path, tests: tuple[str, ...]) -> tuple[tuple[str, ...], float, str]:
+    """Run tests on the copy as it is; return how long they took, and what failed."""
+    began_s = time.monotonic()
+    code, said = _pytest(tree, tests)
+    return tests, time.monotonic() - began_s, "" if code == PASSED else said
 
 
 def _table(results: Sequence[Result]) -> str:
@@ -152,14 +166,15 @@ def main() -> int:
         _say("\n".join(each.name for each in chosen))
         return 0
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        tests = sorted({test for each in chosen for test in each.tests})
-        _say(f"the copy as it is: {len(tests)} test files")
-        code, said = _pytest(_copy(folder / "whole"), tests, 10 * TIME_OUT_S)
-        if code != PASSED:
-            _say(f"the tests fail without any breakage:\n{said}")
+        copies = _Copies(Path(name), arguments.jobs)
+        tests = sorted({each.tests for each in chosen})
+        _say(f"as it is: {len(tests)} groups of tests")
+        groups = copies.each(tests, _unbroken)
+        if failed := [said for _, _, said in groups if said]:
+            _say(f"the tests fail without any breakage:\n{failed[0]}")
             return 2
-        results = _try_all(chosen, folder, arguments.jobs)
+        usual_s = {group: seconds for group, seconds, _ in groups}
+        results = copies.each(chosen, lambda tree, one: _tried(tree, one, usual_s[one.tests]))
     _say(_table(results))
     noticed = sum(result.good for result in results)
     _say(f"{noticed} of {len(results)} breakages were noticed")
