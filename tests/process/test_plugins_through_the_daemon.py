@@ -132,7 +132,7 @@ def test_a_plug_in_runs_through_the_daemon_once_it_is_trusted_and_no_more_once_i
     assert manifest["procedure"]["id"] == plugin_id
     assert max(o["value"] for o in twin.outputs() if o["device"] == "furnace") == 90.0
     (bundle,) = daemon.runs.glob("*/events.sqlite")
-    mark = "hello.ended" if package == "hello_procedure" else "method.custom.handler_exited"
+    mark = "hello.ended" if package == "hello_procedure" else "purge_check.purged"
     assert mark in events(bundle.parent)
     code, said = capa_run(box, twin, desk)
     assert code == 0, said
