@@ -1,9 +1,12 @@
-"""The judge of the drill: what it calls safe, proven, and broken, on wire logs made by hand."""
+"""The judge of the drill, on wire logs made by hand: what is safe, proven, broken, in figures."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from tests.drill.campaigns import CAMPAIGNS, Campaign
+from tests.drill.figures import Outcome, percentile, table
 from tests.drill.judging import Output, OutputVerdict, judge
 from tests.support.safe_plans import plan_of
 
@@ -81,3 +84,43 @@ def test_one_that_was_safe_already_is_proven_only_by_who_drove_it_again() -> Non
     verdict = judged(output(1, 50.0), frame(10.1, "rx", WRITE), *poll)
     assert verdict.safe_s == 0.0
     assert verdict.proven_s == pytest.approx(0.21)
+
+
+# --- figures --------------------------------------------------------------------------------------
+
+
+def campaign(**settings: Any) -> Campaign:  # noqa: ANN401 - fields of a dataclass
+    return replace(CAMPAIGNS[0], goal_s=1.0, limit_s=3.0, of="proven", **settings)
+
+
+def round_of(safe_s: float | None, proven_s: float | None, *, unsafe: bool = True) -> OutputVerdict:
+    trouble = "it stands elsewhere" if safe_s is None else ""
+    return OutputVerdict("purge.flow", unsafe, safe_s, proven_s, trouble)
+
+
+def test_a_round_takes_as_long_as_its_slowest_output() -> None:
+    outcome = Outcome(campaign())
+    assert outcome.add([round_of(0.1, 0.2), round_of(0.3, 0.4)], must_prove=True) == ""
+    assert (outcome.safe_s, outcome.proven_s, outcome.driven) == ([0.3], [0.4], 1)
+    assert outcome.reached
+
+
+def test_a_round_fails_that_is_not_safe_not_proven_or_past_its_limit() -> None:
+    outcome = Outcome(campaign())
+    assert "stands elsewhere" in outcome.add([round_of(None, None)], must_prove=False)
+    assert "never proven" in outcome.add([round_of(0.1, None)], must_prove=False)
+    assert "never proven" in outcome.add([round_of(0.0, None, unsafe=False)], must_prove=True)
+    assert "the limit is 3" in outcome.add([round_of(3.1, 3.2)], must_prove=True)
+    assert (outcome.n, len(outcome.failures), outcome.reached) == (4, 4, False)
+
+
+def test_a_goal_is_missed_by_its_percentile_and_by_a_campaign_without_figures() -> None:
+    outcome = Outcome(campaign())
+    reached = [outcome.reached]
+    for proven_s in (*[0.2] * 99, 2.0, 2.0):
+        outcome.add([round_of(0.1, proven_s)], must_prove=True)
+        reached.append(outcome.reached)
+    assert (reached[0], reached[1], reached[99]) == (False, True, True)
+    assert (reached[100], reached[101]) == (True, False)  # one in a hundred may be late
+    assert "MISSED" in table([outcome])
+    assert percentile(outcome.proven_s, 50) == 0.2
