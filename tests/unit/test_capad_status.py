@@ -1,6 +1,7 @@
 """The status line, the reports and the heartbeats say what is, in an operator's words."""
 
 import json
+from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -130,3 +131,11 @@ def test_a_loop_that_is_overdue_is_named_with_its_age() -> None:
     assert heartbeats.stale(2.0) == {}
     heartbeats.unwatch(source)
     assert heartbeats.stale(100.0) == {}
+
+
+def test_the_report_of_a_tripped_run_says_so_and_how_to_clear_it() -> None:
+    run = replace(run_report("aborted"), trip="heater.pv = 501 degC: alarm at > 500")
+    text = of_run(JOB, run).as_text()
+    assert "TRIPPED: heater.pv = 501 degC: alarm at > 500" in text
+    assert "capa safety clear --by NAME --reason TEXT" in text
+    assert "TRIPPED" not in of_run(JOB, run_report("aborted")).as_text()

@@ -287,6 +287,16 @@ async def test_a_trip_refuses_everything_until_released(autojump_clock: MockCloc
     assert (await setup.send(HEATER, 20.0)).accepted
 
 
+async def test_a_command_of_a_tripped_rig_is_refused_before_it_is_intended(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed()
+    setup.gate.latch("over-temperature")
+    await setup.send(HEATER, 600.0)
+    assert setup.bundle.kinds == ["command.refused"]
+    assert setup.rig.written == []
+
+
 class SlowBundle(MemoryBundleWriter):
     """A recorder on a slow disk."""
 
@@ -329,6 +339,17 @@ async def test_a_run_that_ends_during_the_commit_sends_nothing(autojump_clock: M
         nursery.start_soon(setup.send, HEATER, 600.0)
         await trio.sleep(0.5)
         setup.gate.end_run()
+    assert setup.rig.written == []
+
+
+async def test_a_trip_that_latches_during_the_commit_sends_nothing(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed(SlowBundle(1.0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.send, HEATER, 600.0)
+        await trio.sleep(0.5)
+        setup.gate.latch("over-temperature")
     assert setup.rig.written == []
 
 

@@ -152,7 +152,8 @@ async def test_a_trip_outlives_its_cause_and_is_cleared_by_name_only_once_it_is_
         assert "a name and a reason" in w.monitor.clear(by="maria", reason="", user="maria")
         assert w.monitor.clear(by="maria", reason="new sensor", user="root") == ""
         assert "no trip" in w.monitor.clear(by="maria", reason="again", user="root")
-        assert (await w.conductor.run(request(method(hold(duration_s=1.0))))).trip == ""
+        again = await w.conductor.run(request(method(hold(duration_s=1.0))))
+        assert (again.run_status, again.trip) == ("completed", "")
     journal = [json.loads(line) for line in (tmp_path / "trips.jsonl").read_text().splitlines()]
     assert [record["event"] for record in journal] == ["latched", "cleared"]
     assert (journal[1]["by"], journal[1]["user"]) == ("maria", "root")
@@ -352,6 +353,27 @@ async def test_the_monitor_shows_life_while_it_drives_an_unreachable_rig(
         for _ in range(400):
             await trio.sleep(0.1)
             assert trio.current_time() - w.monitor.beat_at_s < 0.5
+
+
+async def test_a_warning_is_said_and_recorded_and_stands_in_nobodys_way(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    low = {"channel": "heater.pv", "max_per_s": 0.5, "window_s": 5.0, "action": "warn"}
+    async with watched(tmp_path, furnace_profile(safety={"rate": [low]})) as w:
+        reports: list[RunReport] = []
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(under, w, method(hold(duration_s=60.0)), reports)
+            await trio.sleep(20)
+            w.twins.plant.set("furnace.temperature_degC", 300.0)
+            await until(lambda: w.monitor.raised)
+            assert w.monitor.forbidding() == {}
+            assert w.outputs()["furnace.setpoint"] == pytest.approx(100.0)
+        (report,) = reports
+        assert report.run_status == "completed"
+        (raised,) = report.raised
+        assert "heater.pv changes by" in raised
+        assert "the most it may is 0.5" in raised
+        assert (await w.conductor.run(request(method(hold(duration_s=1.0))))).bundle is not None
 
 
 # --- overrides -----------------------------------------------------------------------------------
