@@ -23,6 +23,7 @@ from capa.devices.lines import LineReply
 from capa.devices.link import Answer as LinkAnswer
 from capa.devices.link import Link, Priority
 from capa.devices.momentary import Keys, key_field
+from capa.devices.plausible import Look, SecondLook, Verdict, look_at_number
 from capa.devices.spec import DeviceSpec
 from capa.errors import DeviceError
 
@@ -69,6 +70,8 @@ class MettlerAdapter(BaseAdapter):
         super().__init__(spec, link, fields=FIELDS, capabilities=can)
         self._options = MettlerOptions.model_validate(spec.options)
         self._keys = Keys(FIELDS)
+        options = self._options
+        self._look = SecondLook((options.second_look_digits,)) if options.second_look else None
 
     async def open(self) -> Identity:
         """Ask for type, firmware and serial number; read-only.
@@ -79,6 +82,8 @@ class MettlerAdapter(BaseAdapter):
         Raises:
             DeviceError: the weigh module reports a fault, or the unit is not the profile's.
         """
+        if self._look is not None:
+            self._look.forget()
         model, firmware, serial = [await self._told(ask) for ask in ("I2", "I3", "I4")]
         reply = (await self._ask(self._options.poll, Priority.POLL)).value
         if isinstance(reply.value, ModuleFault):
@@ -88,20 +93,29 @@ class MettlerAdapter(BaseAdapter):
         return Identity(self.family, model=model, serial=serial, firmware=firmware)
 
     async def poll(self) -> Sequence[Reading]:
-        """Ask for the weight as it is."""
+        """Ask for the weight as it is, and once more at once if it has jumped."""
         answer = await self._ask(self._options.poll, Priority.POLL)
-        reply, at_s = answer.value, answer.at_s
-        return [*self._weighed(reply, at_s), *self._keys.readings(at_s)]
+        restless = False
+        look = _look(answer.value)
+        if self._look is not None and look is not None and self._look.doubts(look):
+            answer = await self._ask(self._options.poll, Priority.POLL)
+            again = _look(answer.value)
+            verdict = Verdict.CHANGED if again is None else self._look.judge(look, again)
+            if verdict is not Verdict.CHANGED:
+                self._count(verdict)
+            restless = verdict is Verdict.RESTLESS
+        at_s = answer.at_s
+        readings = self._weighed(answer.value, at_s, restless=restless)
+        return [*readings, *self._keys.readings(at_s)]
 
-    def _weighed(self, reply: Answer, at_s: float) -> list[Reading]:
+    def _weighed(self, reply: Answer, at_s: float, *, restless: bool) -> list[Reading]:
         native = f"{reply.id} {reply.status} {reply.data}".rstrip()
         match reply.value, reply.status:
             case Weight() as weight, status:
                 stable = status is SicsStatus.STABLE
                 mass = self._grams(weight)
-                return _readings(
-                    mass, stable, Status.OK if stable else Status.SETTLING, at_s, native
-                )
+                calm = Status.OK if stable and not restless else Status.SETTLING
+                return _readings(mass, stable, calm, at_s, native)
             case ModuleFault(), _:
                 self._count("module_fault")
                 return _readings(math.nan, None, Status.SENSOR_FAIL, at_s, native)
@@ -192,6 +206,11 @@ class MettlerAdapter(BaseAdapter):
             priority=priority,
             reply_timeout_s=self._options.stability_timeout_s if command in _WAITING else None,
         )
+
+
+def _look(reply: Answer) -> Look | None:
+    """Return the look at a weight, in steps of its last place; None for what is none."""
+    return look_at_number(reply.data.split()[0]) if isinstance(reply.value, Weight) else None
 
 
 def _readings(

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from capa.models import Frozen
+from capa.models import Flag, Frozen
 
 __all__ = ["GRAMS_PER", "MettlerOptions", "MettlerTwinOptions"]
 
@@ -23,6 +23,10 @@ class MettlerOptions(Frozen):
     stability_timeout_s: float = Field(default=35.0, gt=0, le=120)
     """How long ``T``, ``Z`` and ``S`` may take: the balance itself gives up, after 30 s as seen
     on an ML4002E. Nothing else crosses the line meanwhile."""
+    second_look: Flag = True
+    """Whether a weight that has jumped is asked for again: lines have no check sum."""
+    second_look_digits: float = Field(default=9.0, gt=0)
+    """How many steps of its last place a weight may move between polls unquestioned."""
 
 
 class MettlerTwinOptions(Frozen):

@@ -6,7 +6,7 @@ while the weight is unstable its unit is blank: the unit is then unknown, not gr
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from capa.errors import FrameError
 
@@ -14,6 +14,7 @@ __all__ = [
     "CR_LF",
     "ESC",
     "PRINT",
+    "TARE",
     "CommandCollector",
     "Line",
     "Overload",
@@ -21,12 +22,14 @@ __all__ = [
     "Underload",
     "Weight",
     "decode_line",
+    "encode_command",
     "encode_line",
 ]
 
 ESC = b"\x1b"
 CR_LF = b"\r\n"
 PRINT = ESC + b"P"
+TARE = "T"
 
 _ID_WIDTH = 6
 _SHORT, _LONG = 14, 20
@@ -46,6 +49,8 @@ class Weight:
     value: float
     unit: str | None
     label: str = ""
+    digits: str = field(default="", compare=False)
+    """The number as it is shown, places and all."""
 
     @property
     def stable(self) -> bool:
@@ -71,6 +76,11 @@ class StatusLine:
 
 
 Line = Weight | Overload | Underload | StatusLine
+
+
+def encode_command(command: str) -> bytes:
+    """Return a command: ``T``, or ``f4_``, without the CR LF that none needs."""
+    return ESC + command.encode("ascii")
 
 
 def decode_line(line: bytes) -> Line:
@@ -105,11 +115,11 @@ def _weight(body: bytes, number: bytes, label: bytes, line: bytes) -> Weight:
     unit = body[11:14].strip()
     if (unit and not _UNIT.fullmatch(unit)) or not _TEXT.fullmatch(label):
         raise FrameError(f"{line!r}: {unit!r} is no unit")
-    value = float(number.replace(b",", b"."))
+    digits = number.replace(b",", b".").decode("ascii")
+    if body[:1] == b"-":
+        digits = f"-{digits}"
     return Weight(
-        -value if body[:1] == b"-" else value,
-        unit.decode("ascii") if unit else None,
-        label.decode("ascii"),
+        float(digits), unit.decode("ascii") if unit else None, label.decode("ascii"), digits
     )
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from capa.models import Frozen
+from capa.models import Flag, Frozen
 
 __all__ = ["GRAMS_PER", "SartoriusOptions", "SartoriusTwinOptions"]
 
@@ -21,6 +21,16 @@ class SartoriusOptions(Frozen):
     Without it, an unstable weight before the first stable one has no value."""
     end_with_cr_lf: bool = False
     """Send CR LF behind each command; no known balance needs it."""
+    tare_command: Literal["T", "U", "f4_"] = "T"
+    """``T`` is taken by all models seen; ``f4_`` is the tare key of newer ones."""
+    zero_command: Literal["V", "f3_"] | None = None
+    """Which one sets zero depends on the model, so without it nothing does."""
+    key_wait_s: float = Field(default=4.0, gt=0, le=60)
+    """How long a tare or a zero may take until the display is back at nothing."""
+    second_look: Flag = True
+    """Whether a weight that has jumped is asked for again: lines have no check sum."""
+    second_look_digits: float = Field(default=9.0, gt=0)
+    """How many steps of its last place a weight may move between polls unquestioned."""
 
 
 class SartoriusTwinOptions(Frozen):
@@ -38,5 +48,7 @@ class SartoriusTwinOptions(Frozen):
     """The display is stable once it has stayed within this many digits for ``stability_s``."""
     stability_s: float = Field(default=1.0, ge=0)
     standby: bool = False
+    auto_print_hz: float | None = Field(default=None, gt=0, le=100)
+    """How often it prints by itself, until it is first asked."""
     reply_delay_s: float | tuple[float, float] = (0.002, 0.006)
     seed: int | None = None

@@ -18,7 +18,7 @@ from capa.devices.delay import ReplyDelay
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinReply
 
-__all__ = ["SartoriusTwin"]
+__all__ = ["AutoPrintTwin", "SartoriusTwin", "make_twin"]
 
 _TARE = {"T", "U", "f4_"}
 _ZERO = {"V", "f3_"}
@@ -129,3 +129,34 @@ class SartoriusTwin:
 
     def _stable(self) -> bool:
         return self._plant.now_s() - self._still_since_s >= self._options.stability_s
+
+
+class AutoPrintTwin(SartoriusTwin):
+    """One that prints by itself until it is first asked: ``ESC P`` stops that."""
+
+    def __init__(self, spec: DeviceSpec, plant: PlantPort, period_s: float) -> None:
+        super().__init__(spec, plant)
+        self._period_s = period_s
+        self._printed_at_s = plant.now_s()
+        self._prints = True
+
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        """Carry out commands, and fall silent."""
+        replies = super().receive(chunk)
+        self._prints = self._prints and not replies
+        return replies
+
+    def unasked(self) -> Sequence[TwinReply]:
+        """Return the line that is due."""
+        self._plant.get(self._quantity)
+        if not self._prints or self._plant.now_s() - self._printed_at_s < self._period_s:
+            return []
+        self._printed_at_s = self._plant.now_s()
+        decimals, width = self._options.decimals, self._options.line
+        return [TwinReply(encode_line(self._line(), decimals=decimals, width=width))]
+
+
+def make_twin(spec: DeviceSpec, plant: PlantPort) -> SartoriusTwin:
+    """Make one of either kind: a line with a balance that prints must be listened to."""
+    hz = SartoriusTwinOptions.model_validate(spec.twin).auto_print_hz
+    return SartoriusTwin(spec, plant) if hz is None else AutoPrintTwin(spec, plant, 1.0 / hz)

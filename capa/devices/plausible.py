@@ -9,7 +9,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Look", "SecondLook", "Verdict"]
+__all__ = ["Look", "SecondLook", "Verdict", "look_at_number"]
 
 
 class Verdict(StrEnum):
@@ -83,3 +83,10 @@ class SecondLook:
         """Whether the last two are close, or all three lie on a way that goes on as it began."""
         gone, goes = first - before, second - first
         return abs(goes) <= step or (gone * goes > 0 and abs(goes) <= 2 * abs(gone) + step)
+
+
+def look_at_number(text: str) -> Look:
+    """Return the look at a number as a display shows it, counted in steps of its last place."""
+    digits = text.strip().replace(",", ".")
+    decimals = len(digits.partition(".")[2])
+    return Look((float(digits) * 10.0**decimals,), decimals)
