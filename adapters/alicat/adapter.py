@@ -17,6 +17,7 @@ from adapters.alicat.codec import (
 )
 from adapters.alicat.fields import fields_of, readings_of
 from adapters.alicat.options import AlicatOptions, unit_of
+from adapters.alicat.preflight import AlicatSettings
 from adapters.alicat.table import TableReply, encode_table_request
 from capa.devices.adapter import FieldWrite, Identity, Reading, WriteAck
 from capa.devices.base import BaseAdapter
@@ -54,6 +55,8 @@ class AlicatAdapter(BaseAdapter):
         self._keys = Keys(fields)
         self._look = SecondLook(options.steps) if options.second_look else None
         self._held_closed = False
+        self.settings = AlicatSettings(spec, self._reader, self._ask)
+        self._told = b""
 
     async def open(self) -> Identity:
         """Check that the unit answers with the columns that the profile names; read-only.
@@ -62,12 +65,13 @@ class AlicatAdapter(BaseAdapter):
             DeviceError: it is set to another gas than the profile says, declares other columns, or
                 refuses the poll.
         """
+        self._told = b""
         if self._look is not None:
             self._look.forget()
         if self._options.check_columns:
             await self._check_columns()
         frame = (await self._frame(Priority.POLL)).value
-        wanted = self._options.gas
+        wanted = None if "gas" in self._spec.enforce else self._options.gas
         if wanted is not None and frame.gas != wanted:
             raise DeviceError(
                 f'{self.name}: the device is set to gas {frame.gas}, the profile says "{wanted}"; '
@@ -141,6 +145,12 @@ class AlicatAdapter(BaseAdapter):
             decimals=options.setpoint_decimals,
             prefix=options.write_prefix,
         )
+        if priority is not Priority.SAFE and request == self._told and self.settings.saves:
+            column = options.columns.index("setpoint")
+            shown = (await self._frame(priority)).value.values[column]
+            if abs(shown - value) <= 0.5 * 10.0**-options.setpoint_decimals:
+                return WriteAck(True, "as it was, and not saved again", readback=shown)
+        self._told = request
         decode = self._decode_report if options.setpoint_command == "LS" else self._reader.decode
         reply = (await self._ask(request, decode, priority)).value
         if isinstance(reply, Rejected):

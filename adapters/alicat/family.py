@@ -15,9 +15,11 @@ from adapters.alicat.codec import (
 )
 from adapters.alicat.fields import fields_of
 from adapters.alicat.options import AlicatOptions, unit_of
+from adapters.alicat.preflight import settings_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
 from capa.devices.poll_cost import ExchangeCost
+from capa.devices.preflight import SettingInfo
 from capa.devices.probing import LineSettings, Probe
 from capa.devices.safe_plan import GroupNumber, MatchingLine, ReadBack, SafeWrite
 from capa.devices.spec import DeviceSpec
@@ -70,6 +72,10 @@ class AlicatFamily:
             for baud in _SPEEDS
             for unit in _UNITS
         ]
+
+    def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
+        """Return what can be checked of such a device."""
+        return settings_of(spec)
 
     def safe_write(self, spec: DeviceSpec, write: FieldWrite) -> SafeWrite:
         """Return the bytes that set the flow and ask for a data frame; no I/O.

@@ -100,8 +100,12 @@ class AlicatTwinOptions(Frozen):
     """``[devices.twin]``: what the simulated controller is, and how it behaves."""
 
     plant: str = "gas"
-    setpoint_source: Literal["serial", "analog"] = "serial"
-    """With ``analog``, setpoints that come by wire are ignored without a word."""
+    setpoint_source: Literal["serial", "unsaved", "analog"] = "serial"
+    """With ``analog``, setpoints that come by wire are ignored without a word; with ``serial``
+    each of them is saved, as far as anybody knows: also one that changes nothing."""
+    full_scale: float | None = Field(default=None, gt=0)
+    flow_unit: Literal["sccm", "slpm"] | None = None
+    """What the simulated device has; what is None is what the profile says of the real one."""
     analog_setpoint: float = 0.0
     firmware: Literal["5v12", "7v09", "8v17", "10v20"] = "10v20"
     at_means: Literal["tare", "total"] = "total"

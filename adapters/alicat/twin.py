@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 from adapters.alicat.codec import (
     EOL,
@@ -36,6 +37,13 @@ _REFERENCE_K, _REFERENCE_PSIA = 298.15, 14.696
 _HOLDS = {"HC": "closed", "HP": "present", "H": "present"}
 _GAS_COMMAND = re.compile(r"(?:GS?\s*|W46=)(\d{1,3})")
 _LEGACY_TABLE = {"5v12"}
+_MODERN = {"10v20"}
+_SOURCES: Mapping[str, Literal["serial", "unsaved", "analog"]] = {
+    "S": "serial",
+    "U": "unsaved",
+    "A": "analog",
+}
+_SOURCE_COMMAND = re.compile(r"LSS ?([SUA])?")
 _GAS_BITS = 0x1FF
 _CLOSED, _PRESENT = "closed", "present"
 
@@ -54,7 +62,11 @@ class AlicatTwin:
             seed=spec.name if self._options.seed is None else self._options.seed,
         )
         self._lines = LineCollector(EOL)
-        self._sccm_per_unit = 1000.0 if self._profile.flow_unit == "slpm" else 1.0
+        self._flow_unit = self._options.flow_unit or self._profile.flow_unit
+        self._full_scale = self._options.full_scale or self._profile.full_scale
+        self._source = self._options.setpoint_source
+        self._nv_writes = 0
+        self._sccm_per_unit = 1000.0 if self._flow_unit == "slpm" else 1.0
         formats = _FORMATS[self._options.firmware]
         self._formats = tuple(formats.get(c, formats[""]) for c in self._profile.columns)
         self._setpoint = 0.0
@@ -66,7 +78,7 @@ class AlicatTwin:
         self._frozen: DataFrame | None = None
         self._refuses = False
         self._broken = False
-        if self._options.setpoint_source == "analog":
+        if self._source == "analog":
             self._setpoint = self._options.analog_setpoint
         self._drive()
         plant.on_tick(self._tick)
@@ -77,6 +89,11 @@ class AlicatTwin:
     def name(self) -> str:
         """The device's name in the profile."""
         return self._name
+
+    @property
+    def nv_writes(self) -> int:
+        """How often a setpoint was saved."""
+        return self._nv_writes
 
     def receive(self, chunk: bytes) -> Sequence[TwinReply]:
         """Answer the commands that these bytes complete."""
@@ -127,9 +144,21 @@ class AlicatTwin:
             return encode_setpoint_report(
                 self._unit, SetpointReport(self._setpoint, self._setpoint)
             )
+        if self._options.firmware in _MODERN and (said := self._tell(text)) is not None:
+            return f"{self._unit} {said}".encode("ascii") + EOL
         if (table := self._table(text)) is not None:
             return b"".join(row.encode("ascii") + EOL for row in table)
         return self._act(text)
+
+    def _tell(self, text: str) -> str | None:
+        """Answer what only newer firmware knows: who commands it, and how far it goes."""
+        if match := _SOURCE_COMMAND.fullmatch(text):
+            self._source = _SOURCES.get(match[1], self._source)
+            return next(key for key, word in _SOURCES.items() if word == self._source)
+        if text == "FPF 5":
+            code = 7 if self._flow_unit == "slpm" else 12
+            return f"{self._full_scale:+07.2f} {code} {self._flow_unit.upper()}"
+        return "+0 1 ---" if text.startswith("FPF ") else None
 
     def _table(self, text: str) -> list[str] | None:
         match text:
@@ -195,10 +224,11 @@ class AlicatTwin:
     def _take_setpoint(self, command: str, value: float) -> bytes:
         if command == "LS" and self._locks_on_l:
             return self._lock()
-        full_scale, before = self._profile.full_scale, self._setpoint
+        full_scale, before = self._full_scale, self._setpoint
         if self._options.out_of_range == "reject" and not 0.0 <= value <= full_scale:
             return b"?" + EOL
-        if self._options.setpoint_source == "serial":
+        if self._source != "analog":
+            self._nv_writes += self._source == "serial"
             self._setpoint = min(full_scale, max(0.0, value))
             self._drive()
         if command == "LS":
@@ -258,13 +288,13 @@ class AlicatTwin:
             case "total":
                 return self._total
             case "valve":
-                return 100.0 * self._setpoint / self._profile.full_scale
+                return 100.0 * self._setpoint / self._full_scale
 
     def _flow(self) -> float:
         """Flow as measured: off by the zero offset until it is tared."""
         offset = 0.0 if self._tared else self._options.zero_offset_pct / 100.0
         shown = self._get("flow_sccm") / self._sccm_per_unit
-        return shown + offset * self._profile.full_scale
+        return shown + offset * self._full_scale
 
     def _tick(self, dt_s: float) -> None:
         if "total" in self._profile.columns:
@@ -281,7 +311,7 @@ class AlicatTwin:
             "ADC": self._broken,
             "HLD": self._hold is not None,
             "LCK": self._locked,
-            "MOV": flow > 1.02 * self._profile.full_scale,
+            "MOV": flow > 1.02 * self._full_scale,
         }
         return frozenset(code for code, shown in codes.items() if shown)
 

@@ -162,6 +162,12 @@ class OutputUse:
         """
         return sum(_count(sweep, every_s, step) for sweep in self.sweeps)
 
+    def busiest_per_min(self, *, step: float = 0.0) -> float:
+        """Return how often a minute it is changed in the busiest ramp; 0 without any."""
+        ramps = (sweep for sweep in self.sweeps if sweep.duration_s > 0)
+        rates = (60.0 * _count(one, 0.0, step) / max(one.duration_s, 60.0) for one in ramps)
+        return max(rates, default=0.0)
+
 
 def _count(sweep: Sweep, every_s: float, step: float) -> int:
     count = float(sweep.ticks)

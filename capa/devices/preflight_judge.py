@@ -67,7 +67,9 @@ def judge(
     if wanted is None:
         message += f" ({found.detail})" if found.detail else ""
     elif found.value is None:
-        severity, remedy = wanted.otherwise, _remedy(info, wanted, unread=True)
+        explicit = wanted.by == "the profile"
+        severity = wanted.otherwise if explicit else Severity.INFO
+        remedy = _remedy(info, wanted, unread=True)
         message = (
             f"{wanted.by} expects {say(expected, info.unit)}, and the device does not tell"
             + (f" ({found.detail})" if found.detail else "")
