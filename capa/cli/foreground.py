@@ -9,15 +9,19 @@ from pathlib import Path
 import trio
 from structlog.typing import FilteringBoundLogger
 
+from capa.cli.keyboard import HELP, Keyboard
 from capa.runtime.conductor import Conductor
 from capa.runtime.console import RunConsole
 from capa.runtime.gate import Gate
 from capa.runtime.parts import Parts, load_parts, open_parts
+from capa.runtime.progress import RunProgress
 from capa.runtime.report import RunReport, RunRequest
 from capa.runtime.rig import Rig
 from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
 from capa.runtime.safety_book import RuleBook
 from capa.runtime.safety_monitor import SafetyMonitor
+from capa.runtime.stage_store import Pending
+from capa.runtime.stages import LaterStages
 from capa.runtime.trips import Trips
 from capa.runtime.twin_child import running_twin
 
@@ -39,6 +43,7 @@ class ForegroundRun:
         request: the run.
         runs_root: where its bundle goes.
         twin_dir: where the twin that stands in for the instruments is put; None for a real rig.
+        keyboard: the descriptor of a terminal whose lines are obeyed; None where there is none.
     """
 
     parts: Parts
@@ -47,9 +52,11 @@ class ForegroundRun:
     twin_dir: Path | None
     console: RunConsole
     log: FilteringBoundLogger
+    keyboard: int | None = None
     _conductor: Conductor | None = None
     _stopping: str = ""
     _waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
+    _cooling: trio.CancelScope | None = None
 
     async def run(self) -> int:
         """Open, make safe, run, make safe; return the exit code.
@@ -71,11 +78,17 @@ class ForegroundRun:
         return code
 
     async def listen(self, task_status: trio.TaskStatus[None]) -> None:
-        """Ctrl-C stops the run, a second one ends its cooldown; SIGTERM does both at once."""
+        """Ctrl-C stops the run, a second one ends its cooldown; SIGTERM does both at once.
+
+        Once the run is over, either ends the wait for the later stages of the safe state.
+        """
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
+                if self._cooling is not None:
+                    self._cooling.cancel()
+                    continue
                 reason = f"{name}: an operator asked for an abort"
                 again = " once more: the cooldown ends" if self._stopping else ""
                 self.console.say(f"aborting ({name}){again}: the rig is made safe")
@@ -113,7 +126,7 @@ class ForegroundRun:
             grace_s=GRACE_S,
             safing_budget_s=SAFING_BUDGET_S,
             log=self.log,
-            on_progress=self.console.progress,
+            on_progress=self._progressed,
         )
         monitor = SafetyMonitor(
             rig,
@@ -129,9 +142,43 @@ class ForegroundRun:
         async with trio.open_nursery() as nursery:
             await nursery.start(monitor.run)
             nursery.start_soon(self._follow, conductor)
+            if self.keyboard is not None:
+                self.console.say(f"  {HELP}")
+                nursery.start_soon(Keyboard(self.keyboard, conductor, self.console.say).run)
             report = await conductor.run(self.request)
+            code = self._told(report)
+            if report.run_id is not None and self.twin_dir is None:
+                code = max(code, await self._cooled(rig, monitor, report))
             nursery.cancel_scope.cancel()
-        return self._told(report)
+        return code
+
+    async def _cooled(self, rig: Rig, monitor: SafetyMonitor, report: RunReport) -> int:
+        """Wait for the later stages of the safe state; what a signal leaves undone is said.
+
+        A simulated furnace needs nobody to wait for it.
+        """
+
+        async def drive(pending: Pending) -> Mapping[str, ChannelVerdict]:
+            found = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S, stage=pending.stage)
+            monitor.judge(found)
+            for one in found.values():
+                self.console.waiting(f"{one.channel} = {one.value:g}: {one.verdict}, {one.detail}")
+            return found
+
+        stages = LaterStages(
+            rig.profile.safe_state, rig.registry, rig.bus, drive=drive, log=self.log
+        )
+        stages.go_on(report.run_id, report.verdicts)
+        with trio.CancelScope() as self._cooling:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(stages.run)
+                while stages.due:
+                    self.console.waiting(f"cooling: {stages.due}; Ctrl-C leaves it")
+                    await trio.sleep(_FOLLOW_S)
+                nursery.cancel_scope.cancel()
+        if stages.due:
+            self.console.say(f"NOT DONE: {stages.waiting}; capad does it when it is started")
+        return CRASHED if _unreachable(stages.verdicts) else COMPLETED
 
     async def _ready(self, rig: Rig, parts: Parts) -> bool:
         """Wait for the devices, and prove the rig safe before anything is asked of it."""
@@ -150,6 +197,13 @@ class ForegroundRun:
                 self.console.say(f"not safe before the run: {line}")
             return not silent and not unsafe and not self._stopping
         return False
+
+    def _progressed(self, progress: RunProgress) -> None:
+        """Show it; a prompt waits for its answer where somebody is there to give one."""
+        metadata = None if self._conductor is None else self._conductor.metadata
+        if self.keyboard is not None and metadata is not None:
+            metadata["_operator_attached"] = True
+        self.console.progress(progress)
 
     async def _follow(self, conductor: Conductor) -> None:
         while True:

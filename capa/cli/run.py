@@ -186,6 +186,7 @@ def _conducted(parts: "Parts", request: "RunRequest", runs: Path, *, twin: bool)
             twin_dir=Path(folder) if twin else None,
             console=RunConsole(sys.stdout),
             log=_logger(),
+            keyboard=sys.stdin.fileno() if sys.stdin.isatty() else None,
         )
         return trio.run(foreground.run)
 

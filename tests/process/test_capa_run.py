@@ -3,10 +3,11 @@
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from capa.runtime.rig_lock import RigLock
@@ -17,6 +18,7 @@ from tests.support.daemon_process import (
     method_toml,
 )
 from tests.support.polling import eventually
+from tests.support.slow_cooling import PURGE, slow_to_cool
 
 
 def command(*arguments: str | Path) -> list[str]:
@@ -37,10 +39,12 @@ def capa_run(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple
 
 
 @contextmanager
-def started(folder: Path, *arguments: str | Path) -> Iterator["subprocess.Popen[bytes]"]:
+def started(
+    folder: Path, *arguments: str | Path, stdin: int = subprocess.DEVNULL
+) -> Iterator["subprocess.Popen[bytes]"]:
     with (folder / "out").open("wb") as out:
         process = subprocess.Popen(
-            command(*arguments), stdout=out, stderr=subprocess.STDOUT, cwd=REPOSITORY
+            command(*arguments), stdin=stdin, stdout=out, stderr=subprocess.STDOUT, cwd=REPOSITORY
         )
         try:
             yield process
@@ -107,6 +111,37 @@ def test_a_crashed_run_exits_with_2(twin: Twin, tmp_path: Path) -> None:
     assert twin.setpoint() == 20.0
 
 
+def test_a_run_that_is_over_waits_until_the_furnace_needs_no_purge_any_more(
+    twin: Twin, tmp_path: Path
+) -> None:
+    file = tmp_path / "small.method.toml"
+    file.write_text(method_toml(extra=PURGE))
+    profile = slow_to_cool(twin, tmp_path, 2.0)
+    code, output = capa_run(file, "--hardware", profile, "--runs", tmp_path / "runs")
+    assert code == 0, output
+    assert "cooling: purge.flow to 0 when heater.pv < -90 degC; Ctrl-C leaves it" in output
+    assert "purge.flow = 0: proven" in output
+    assert twin.setpoint("purge") == 0.0
+
+
+def test_whoever_does_not_wait_for_it_is_told_what_was_not_done(twin: Twin, tmp_path: Path) -> None:
+    file = tmp_path / "small.method.toml"
+    file.write_text(method_toml(extra=PURGE))
+    profile = slow_to_cool(twin, tmp_path, 600.0)
+    arguments = (file, "--hardware", profile, "--runs", tmp_path / "runs")
+    with started(tmp_path, *arguments) as process:
+        eventually(
+            lambda: "cooling:" in said(tmp_path),
+            "the run is over",
+            within_s=30,
+            say=lambda: said(tmp_path),
+        )
+        process.send_signal(signal.SIGINT)
+        assert process.wait(20) == 0
+    assert "NOT DONE: purge.flow to 0 when heater.pv < -90 degC, 10 min left" in said(tmp_path)
+    assert twin.setpoint("purge") == 60.0
+
+
 def test_two_programs_never_drive_one_rig(twin: Twin, tmp_path: Path) -> None:
     file = write_method(tmp_path)
     (tmp_path / "run").mkdir()
@@ -146,6 +181,35 @@ def test_the_exit_codes_are_told_by_help() -> None:
     code, output = capa_run("--help", env={"COLUMNS": "200"})
     assert code == 0
     assert "0 completed and sealed, 1 aborted, 2 crashed or refused, 3" in " ".join(output.split())
+
+
+def test_an_operator_at_the_terminal_answers_a_prompt_by_enter(twin: Twin, tmp_path: Path) -> None:
+    file = tmp_path / "ask.method.toml"
+    file.write_text(
+        'name = "ask"\n[[steps]]\nkind = "prompt"\ntitle = "Sample"\nmessage = "Is it in?"\n'
+    )
+    arguments = (file, "--hardware", twin.profile, "--runs", tmp_path / "runs")
+    master, terminal = os.openpty()
+    try:
+        with started(tmp_path, *arguments, stdin=terminal) as process:
+            eventually(
+                lambda: "step 1/1" in said(tmp_path),
+                "the prompt is shown",
+                within_s=30,
+                say=lambda: said(tmp_path),
+            )
+            os.write(master, b"what\npause\n\n")
+            assert process.wait(30) == 0
+    finally:
+        os.close(master)
+        os.close(terminal)
+    assert "Enter confirms a prompt" in said(tmp_path)
+    assert "'what' is not understood" in said(tmp_path)
+    assert "told the procedure: pause" in said(tmp_path)
+    (database,) = (tmp_path / "runs").glob("*/events.sqlite")
+    with closing(sqlite3.connect(database)) as connection:
+        kinds = [kind for (kind,) in connection.execute("SELECT kind FROM events")]
+    assert "method.prompt.acknowledged" in kinds
 
 
 def test_a_refused_experiment_exits_with_2_before_anything_is_opened(tmp_path: Path) -> None:
