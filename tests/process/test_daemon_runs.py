@@ -66,6 +66,14 @@ def test_once_with_the_twin_runs_what_is_there_and_exits_clean(tmp_path: Path) -
     assert "bundle: " in done.stdout
     assert "abort it with Ctrl-C" in done.stdout
     assert wire_outputs(tmp_path / "run" / "twin")[-1]["value"] == 20.0
+    assert _saves(tmp_path / "run" / "twin", "furnace") <= 1  # of some fifteen setpoints
+
+
+def _saves(folder: Path, device: str) -> int:
+    """How often a simulated device has written its non-volatile memory, as it counts itself."""
+    lines = (folder / "wire.jsonl").read_text().splitlines()
+    told = [json.loads(line) for line in lines if '"memory"' in line]
+    return max((one["value"] for one in told if one["device"] == device), default=0)
 
 
 def test_once_with_a_bad_file_says_what_is_wrong_and_exits_with_2(
