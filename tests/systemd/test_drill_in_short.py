@@ -18,18 +18,18 @@ from tests.support.private_systemd import why_not
 
 HASTE = "WatchdogSec=1s\nRestartSec=100ms\n"
 ROUNDS = {
-    "kill-9": 6,
-    "hang": 2,
-    "sigint": 5,
+    "kill-9": 5,
+    "hang": 1,
+    "sigint": 4,
     "sigterm": 2,
     "loop-blocked": 2,
     "port-gone": 1,
-    "mute": 2,
+    "mute": 1,
     "garbage": 2,
     "disk-full": 1,
     "no-plan": 1,
-    "kill-in-start": 4,
-    "kill-in-guard": 3,
+    "kill-in-start": 3,
+    "kill-in-guard": 2,
 }
 
 REASON = why_not()
