@@ -80,9 +80,13 @@ class ForegroundRun:
     async def listen(self, task_status: trio.TaskStatus[None]) -> None:
         """Ctrl-C stops the run, a second one ends its cooldown; SIGTERM does both at once.
 
-        Once the run is over, either ends the wait for the later stages of the safe state.
+        Once the run is over, either ends the wait for the later stages of the safe state. A
+        terminal that goes away (SIGHUP) is as SIGTERM; Ctrl-Z is not heard: a process that sleeps
+        leaves the heater on.
         """
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+        for unheard in (signal.SIGTSTP, signal.SIGTTIN):
+            signal.signal(unheard, signal.SIG_IGN)
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM, signal.SIGHUP) as signals:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name

@@ -15,6 +15,7 @@ __all__ = ["HELP", "Keyboard"]
 HELP = "Enter confirms a prompt; pause, resume and accept go to a procedure that listens"
 _WISHES = frozenset({"pause", "resume", "accept"})
 _MOST = 4096
+_BACKGROUND_S = 1.0
 
 
 class _Listener(Protocol):
@@ -47,9 +48,10 @@ class Keyboard:
             await trio.lowlevel.wait_readable(self.descriptor)
             try:
                 chunk = os.read(self.descriptor, _MOST)
-            except OSError:  # the terminal hung up: the run goes on without its operator
-                return
-            if not chunk:
+            except OSError:  # in the background the terminal is not ours to read
+                await trio.sleep(_BACKGROUND_S)
+                continue
+            if not chunk:  # it hung up: the run goes on without its operator
                 return
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
+
 from capa.runtime.rig_lock import RigLock
 from tests.support.daemon_process import (
     DEMO_PROFILE,
@@ -82,8 +84,9 @@ def test_a_completed_run_is_shown_as_it_goes_and_exits_with_0(tmp_path: Path) ->
     assert manifest["operator"]["id"] == "maria"
 
 
-def test_ctrl_c_aborts_the_run_makes_the_rig_safe_and_exits_with_1(
-    twin: Twin, tmp_path: Path
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_ctrl_c_or_a_lost_terminal_aborts_the_run_makes_the_rig_safe_and_exits_with_1(
+    twin: Twin, tmp_path: Path, signum: signal.Signals
 ) -> None:
     file = write_method(tmp_path, hold_s=600)
     arguments = (file, "--hardware", twin.profile, "--runs", tmp_path / "runs")
@@ -91,7 +94,8 @@ def test_ctrl_c_aborts_the_run_makes_the_rig_safe_and_exits_with_1(
         eventually(
             lambda: twin.setpoint() > 50, "it heats", within_s=30, say=lambda: said(tmp_path)
         )
-        process.send_signal(signal.SIGINT)
+        process.send_signal(signal.SIGTSTP)  # Ctrl-Z must not leave a heater to itself
+        process.send_signal(signum)
         assert process.wait(20) == 1
     assert "ABORTED" in said(tmp_path)
     assert twin.setpoint() == 20.0
