@@ -56,6 +56,12 @@ def started(
             process.wait()
 
 
+def ignores(pid: int, signum: signal.Signals) -> bool:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    (mask,) = [int(line.split()[1], 16) for line in lines if line.startswith("SigIgn:")]
+    return bool(mask >> (signum - 1) & 1)
+
+
 def said(folder: Path) -> str:
     return (folder / "out").read_text()
 
@@ -94,7 +100,7 @@ def test_ctrl_c_or_a_lost_terminal_aborts_the_run_makes_the_rig_safe_and_exits_w
         eventually(
             lambda: twin.setpoint() > 50, "it heats", within_s=30, say=lambda: said(tmp_path)
         )
-        process.send_signal(signal.SIGTSTP)  # Ctrl-Z must not leave a heater to itself
+        assert ignores(process.pid, signal.SIGTSTP)  # Ctrl-Z must not leave a heater to itself
         process.send_signal(signum)
         assert process.wait(20) == 1
     assert "ABORTED" in said(tmp_path)
