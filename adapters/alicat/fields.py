@@ -69,8 +69,10 @@ def readings_of(
             )
         )
     number = gas_number(frame.gas, options.mixtures)
-    gas = math.nan if number is None else float(number)
-    readings.append(Reading("gas", gas, at_s, native=frame.line))
+    if number is None:
+        readings.append(Reading("gas", math.nan, at_s, Status.SENSOR_FAIL, frame.line))
+    else:
+        readings.append(Reading("gas", float(number), at_s, native=frame.line))
     return readings
 
 

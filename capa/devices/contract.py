@@ -1,0 +1,390 @@
+# ruff: noqa: S101 - a test suite: assertions are what it is made of
+"""What every adapter and its twin promise, as tests that anybody's can be put to.
+
+Derive a class from ``AdapterContract``, give it a ``case``, and let pytest (or unittest, or a plain
+call) run its ``test_...`` methods. They need no hardware, no plug-in of pytest and no time: link,
+twin and clock are in this process, and the clock jumps over every wait::
+
+    class TestMyFamily(AdapterContract):
+        case = Case(
+            family=FAMILY,
+            device=DeviceSpec(name="meter", adapter="my_family", link="line"),
+            link=LinkSpec(name="line", port="memory", baud=9600),
+        )
+
+What is checked: the family tells its fields without a link; ``open`` reads only and may be
+repeated; readings are stamped within their exchange and keep what the device said; a value that is
+written reads back; a line or device in trouble gives errors in time, never a wrong reading, and its
+end is the end of it; a cancellation at any await leaves the next exchange right.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import trio
+import trio.testing
+
+from capa.devices.adapter import AdapterFamily, DeviceAdapter, FieldWrite, Identity, Reading
+from capa.devices.contract_tools import CancelAtStep, alike, by_field
+from capa.devices.link import Priority, unanswered_s
+from capa.devices.poll_cost import TellsPollCost
+from capa.devices.probing import OffersProbes
+from capa.devices.registry import RunnableLink, load_link_class, load_twins
+from capa.devices.spec import DeviceSpec, LinkSpec
+from capa.errors import CapaError, LinkClosedError, LinkError
+
+__all__ = ["AdapterContract", "Bench", "Case"]
+
+LINE_FAULTS = ("silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address")
+DEVICE_FAULTS = ("exception", "frozen", "sensor_break")
+
+_SETTLED_S = 30.0
+_TRIES = 20
+_MOST_STEPS = 400
+
+
+@dataclass(frozen=True)
+class Case:
+    """One device to be put to the test.
+
+    Args:
+        family: what its entry point names.
+        device: as in a profile; its ``link`` is ``link``'s name.
+        link: as in a profile; ``port`` is not used. ``reply_timeout_s`` bounds what is awaited.
+        write: a value that the device takes and shows again; None for one that takes none.
+        twin: the profile's ``[twin]`` table.
+        slack: how far a reading may move by itself, in the field's unit, beside one percent.
+    """
+
+    family: AdapterFamily
+    device: DeviceSpec
+    link: LinkSpec
+    write: FieldWrite | None = None
+    twin: Mapping[str, Any] = field(default_factory=dict)
+    slack: float = 1.0
+
+
+@dataclass(frozen=True)
+class _Profile:
+    links: tuple[LinkSpec, ...]
+    devices: tuple[DeviceSpec, ...]
+    twin: Mapping[str, Any]
+
+
+@dataclass
+class Bench:
+    """The device of a case, opened, with its link and its twin."""
+
+    case: Case
+    adapter: DeviceAdapter
+    link: RunnableLink
+    twins: Any
+    truth: dict[str, Reading] = field(default_factory=dict)
+
+    async def poll(self) -> dict[str, Reading]:
+        """Poll once; the readings by field."""
+        return by_field(await self.adapter.poll())
+
+    async def poll_until_right(self, why: str) -> None:
+        """Poll until the readings are as they were, opening again as a rig does; or fail."""
+        seen = "nothing"
+        for _ in range(_TRIES):
+            try:
+                seen = alike(self.truth, await self.poll(), self.case.slack, all_usable=True)
+            except CapaError as error:
+                seen = f"{type(error).__name__}: {error}"
+                await self._open_again()
+            if not seen:
+                return
+            await trio.sleep(0.5)
+        raise AssertionError(f"{why}: {seen}")
+
+    async def _open_again(self) -> None:
+        try:
+            await self.adapter.open()
+        except CapaError:
+            await trio.sleep(0.5)
+
+    def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
+        """Begin or end a fault; False if neither line nor device has it."""
+        try:
+            self.twins.fault(kind, device=self.case.device.name, active=active, value=value)
+        except CapaError:
+            return False
+        return True
+
+
+class AdapterContract:
+    """Derive from it; see the module."""
+
+    case: ClassVar[Case]
+
+    def _run(self, check: Callable[[Bench], Awaitable[None]], *, opened: bool = True) -> None:
+        async def main() -> None:
+            async with self._bench(opened=opened) as bench:
+                await check(bench)
+
+        trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
+
+    @asynccontextmanager
+    async def _bench(self, *, opened: bool) -> AsyncIterator[Bench]:
+        case = self.case
+        profile = _Profile((case.link,), (case.device,), case.twin)
+        make = load_twins({"memory"})["memory"]
+        connectors, twins = make(profile, {case.device.adapter: case.family})
+        link = load_link_class()(case.link, connectors[case.link.name])
+        bench = Bench(case, case.family.create(case.device, link), link, twins)
+        async with trio.open_nursery() as nursery:
+            await nursery.start(link.run)
+            if opened:
+                await bench.adapter.open()
+                await trio.sleep(_SETTLED_S)
+                for _ in range(_TRIES):  # what is read in turn has had its turn
+                    bench.truth |= await bench.poll()
+            yield bench
+            nursery.cancel_scope.cancel()
+
+    # --- what needs no link ---------------------------------------------------------------------
+
+    def test_the_family_tells_its_fields_without_a_link(self) -> None:
+        """Names are the keys, units are given, and a command writes one field only."""
+        case = self.case
+        fields = case.family.fields(case.device)
+        assert case.family.name == case.device.adapter
+        assert case.family.title
+        assert fields
+        for name, info in fields.items():
+            assert info.name == name
+            assert info.unit, f"{name} has no unit"
+        commands = [info.command for info in fields.values() if info.command is not None]
+        assert len(commands) == len(set(commands)), f"a command is given to two fields: {commands}"
+
+    def test_the_cost_of_a_poll_can_be_reckoned(self) -> None:
+        """Skipped where the family does not tell."""
+        family = self.case.family
+        if isinstance(family, TellsPollCost):
+            costs = family.poll_cost(self.case.device)
+            assert costs
+            assert all(cost.request > 0 and cost.reply > 0 for cost in costs)
+
+    # --- the life of a device -------------------------------------------------------------------
+
+    def test_opening_reads_only_and_may_be_repeated(self) -> None:
+        """No output moves, and the same device is named each time."""
+
+        async def check(bench: Bench) -> None:
+            before = bench.twins.outputs()
+            identities = [await bench.adapter.open() for _ in range(3)]
+            assert all(isinstance(one, Identity) for one in identities)
+            assert identities[0].family == bench.adapter.family == bench.case.family.name
+            assert identities == [identities[0]] * 3
+            assert bench.twins.outputs() == before
+            assert bench.adapter.name == bench.case.device.name
+            assert bench.adapter.resource_id == bench.case.link.name
+
+        self._run(check, opened=False)
+
+    def test_a_link_that_closes_and_opens_again_leaves_the_adapter_usable(self) -> None:
+        """While the port is gone every call fails at once; twice, since once may be luck."""
+
+        async def check(bench: Bench) -> None:
+            for _ in range(2):
+                bench.fault("port_gone", active=True)
+                await trio.sleep(0.1)
+                with trio.fail_after(0.5):
+                    await _raises(bench.adapter.poll(), LinkClosedError)
+                    await _raises(bench.adapter.open(), LinkClosedError)
+                bench.fault("port_gone", active=False)
+                await trio.sleep(2 * bench.case.link.reconnect_max_s)
+                await bench.adapter.open()
+                await bench.poll_until_right("after the port came back")
+
+        self._run(check)
+
+    # --- readings and writes --------------------------------------------------------------------
+
+    def test_readings_are_of_known_fields_and_stamped_within_their_exchange(self) -> None:
+        """With what the device said, as it said it."""
+
+        async def check(bench: Bench) -> None:
+            assert bench.truth, "no poll brought a reading"
+            for _ in range(3):
+                before_s = trio.current_time()
+                readings = await bench.adapter.poll()
+                after_s = trio.current_time()
+                for reading in readings:
+                    assert reading.field in bench.adapter.fields
+                    assert before_s <= reading.at_s <= after_s
+                await trio.sleep(0.2)
+            assert any(reading.native for reading in bench.truth.values()), "nothing native is kept"
+
+        self._run(check)
+
+    def test_what_is_written_reads_back_and_moves_the_output(self) -> None:
+        """Skipped for a device that takes no value."""
+
+        async def check(bench: Bench) -> None:
+            write = bench.case.write
+            if write is None:
+                return
+            before = bench.twins.outputs()
+            ack = await bench.adapter.write(write, priority=Priority.COMMAND)
+            assert ack.accepted, ack.detail
+            info = bench.adapter.fields[write.field]
+            assert ack.readback is not None
+            assert abs(ack.readback - write.value) <= max(info.resolution, 1e-6)
+            assert bench.twins.outputs() != before
+
+        self._run(check)
+
+    def test_what_can_not_be_written_is_refused_in_words(self) -> None:
+        """An unknown field, a field that is only read, and numbers that are none."""
+
+        async def check(bench: Bench) -> None:
+            before = bench.twins.outputs()
+            bad = [FieldWrite("no_such_field", 1.0)]
+            read_only = (i.name for i in bench.adapter.fields.values() if i.command is None)
+            bad += [FieldWrite(name, 1.0) for name in read_only]
+            if bench.case.write is not None:
+                field_name = bench.case.write.field
+                bad += [FieldWrite(field_name, x) for x in (float("nan"), float("inf"))]
+            for write in bad:
+                ack = await bench.adapter.write(write, priority=Priority.COMMAND)
+                assert not ack.accepted, f"{write} was accepted"
+                assert ack.detail, f"{write} was refused without a word"
+            assert bench.twins.outputs() == before
+
+        self._run(check)
+
+    def test_polls_and_writes_at_once_do_not_mix(self) -> None:
+        """Their exchanges take turns."""
+
+        async def check(bench: Bench) -> None:
+            async def polls() -> None:
+                for _ in range(3):
+                    await bench.poll()
+
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(polls)
+                nursery.start_soon(polls)
+                if (write := bench.case.write) is not None:
+                    ack = await bench.adapter.write(write, priority=Priority.SAFE)
+                    assert ack.accepted, ack.detail
+
+        self._run(check)
+
+    # --- trouble --------------------------------------------------------------------------------
+
+    def test_a_silent_device_is_an_error_in_time(self) -> None:
+        """Within the time that one unanswered question may take, and a second for the rest."""
+
+        async def check(bench: Bench) -> None:
+            bench.fault("silence", active=True)
+            begun_s = trio.current_time()
+            await _raises(bench.adapter.poll(), LinkError)
+            assert trio.current_time() - begun_s <= unanswered_s(bench.case.link) + 1.0
+
+        self._run(check)
+
+    def test_a_fault_of_the_line_is_never_a_wrong_reading_and_ends_when_it_ends(self) -> None:
+        """Silence, a lost or late reply, noise, a cut one, a wrong check sum, a wrong address."""
+
+        async def check(bench: Bench) -> None:
+            for kind in LINE_FAULTS:
+                value = unanswered_s(bench.case.link) if kind == "delay" else None
+                bench.fault(kind, active=True, value=value)
+                for _ in range(2):
+                    await self._error_or_truth(bench, kind)
+                bench.fault(kind, active=False)
+                await bench.poll_until_right(f"after {kind}")
+
+        self._run(check)
+
+    async def _error_or_truth(self, bench: Bench, kind: str) -> None:
+        try:
+            seen = await bench.poll()
+        except CapaError:
+            return
+        wrong = alike(bench.truth, seen, bench.case.slack, all_usable=False)
+        assert not wrong, f"with the fault {kind}: {wrong}"
+
+    def test_a_fault_of_the_device_is_told_and_ends_when_it_ends(self) -> None:
+        """An error reply, a frozen value, a broken sensor; those that its twin has."""
+
+        async def check(bench: Bench) -> None:
+            for kind in DEVICE_FAULTS:
+                if not bench.fault(kind, active=True):
+                    continue
+                trouble = await self._trouble(bench)
+                if kind != "frozen":
+                    assert trouble, f"{kind}: every reading is usable and no error is raised"
+                bench.fault(kind, active=False)
+                await bench.poll_until_right(f"after {kind}")
+
+        self._run(check)
+
+    async def _trouble(self, bench: Bench) -> bool:
+        seen: dict[str, Reading] = {}
+        try:
+            for _ in range(_TRIES):
+                seen |= await bench.poll()
+        except CapaError:
+            return True
+        return any(not reading.status.usable for reading in seen.values())
+
+    def test_a_cancellation_at_any_await_leaves_the_next_exchange_right(self) -> None:
+        """Of a poll, of an opening and of a write: at every step that its task takes."""
+
+        async def check(bench: Bench) -> None:
+            actions: list[Callable[[], Awaitable[object]]] = [
+                bench.adapter.poll,
+                bench.adapter.open,
+            ]
+            if (write := bench.case.write) is not None:
+                actions.append(lambda: bench.adapter.write(write, priority=Priority.COMMAND))
+            for action in actions:
+                await self._cancelled_everywhere(bench, action)
+
+        self._run(check)
+
+    async def _cancelled_everywhere(
+        self, bench: Bench, action: Callable[[], Awaitable[object]]
+    ) -> None:
+        for step in range(_MOST_STEPS):
+            with trio.CancelScope() as scope, CancelAtStep(scope, step):
+                await action()
+            readings = await bench.poll()
+            assert readings, f"cancelled at step {step}, the next poll brought nothing"
+            if not scope.cancelled_caught:
+                return
+        raise AssertionError(f"still not done after {_MOST_STEPS} steps")
+
+    # --- being found ----------------------------------------------------------------------------
+
+    def test_probes_change_nothing_and_one_of_them_finds_the_device(self) -> None:
+        """Skipped where the family offers none."""
+
+        async def check(bench: Bench) -> None:
+            family = bench.case.family
+            if not isinstance(family, OffersProbes):
+                return
+            twin = family.twin(bench.case.device, bench.twins.plant)
+            before, found = twin.outputs(), []
+            for probe in family.probes():
+                twin.line_idle()
+                reply = b"".join(one.data for one in twin.receive(probe.request))
+                found.append(probe.recognise(reply))
+            assert twin.outputs() == before
+            assert any(found), "no probe recognises the family's own twin"
+
+        self._run(check, opened=False)
+
+
+async def _raises(call: Awaitable[object], expected: type[Exception]) -> None:
+    try:
+        await call
+    except expected:
+        return
+    raise AssertionError(f"no {expected.__name__} was raised")

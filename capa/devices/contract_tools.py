@@ -1,0 +1,73 @@
+"""What the contract's tests are made with: a cancellation at the n-th step; comparing readings."""
+
+import math
+from collections.abc import Mapping, Sequence
+from types import TracebackType
+
+import trio
+
+from capa.devices.adapter import Reading
+
+__all__ = ["CancelAtStep", "alike", "by_field"]
+
+
+class CancelAtStep(trio.abc.Instrument):
+    """Cancels a scope when the task that entered it has taken so many steps since.
+
+    A step is what a task does between two awaits that let others run, so every await that can be
+    cancelled is reached by counting them.
+    """
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._scope = scope
+        self._left = step
+        self._task = trio.lowlevel.current_task()
+
+    def __enter__(self) -> "CancelAtStep":
+        if self._left == 0:
+            self._scope.cancel()
+        trio.lowlevel.add_instrument(self)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        trio.lowlevel.remove_instrument(self)
+
+    def before_task_step(self, task: trio.lowlevel.Task) -> None:
+        """Count the task's steps."""
+        if task is self._task:
+            self._left -= 1
+            if self._left == 0:
+                self._scope.cancel()
+
+
+def by_field(readings: Sequence[Reading]) -> dict[str, Reading]:
+    """Return readings by their field; of two of one field, the later."""
+    return {reading.field: reading for reading in readings}
+
+
+def alike(
+    truth: Mapping[str, Reading], seen: Mapping[str, Reading], slack: float, *, all_usable: bool
+) -> str:
+    """Say what is different between readings that should be the same; empty if nothing is.
+
+    A reading that says by its status that it must not be believed is not wrong; with
+    ``all_usable`` it is, where it was usable before.
+    """
+    for name, reading in seen.items():
+        before = truth.get(name)
+        if before is None:
+            return f"{name} has not been read before"
+        if not before.status.usable or math.isnan(before.value):
+            continue
+        if not reading.status.usable:
+            if all_usable:
+                return f"{name} is {reading.status}"
+            continue
+        if not abs(reading.value - before.value) <= slack + 0.01 * abs(before.value):
+            return f"{name} reads {reading.value}, not {before.value}"
+    return ""
