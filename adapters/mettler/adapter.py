@@ -16,6 +16,7 @@ from adapters.mettler.codec import (
     encode_command,
 )
 from adapters.mettler.options import GRAMS_PER, MettlerOptions
+from adapters.mettler.preflight import MettlerSettings
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo, FieldWrite, Identity, Reading, WriteAck
 from capa.devices.base import BaseAdapter
@@ -72,6 +73,7 @@ class MettlerAdapter(BaseAdapter):
         self._keys = Keys(FIELDS)
         options = self._options
         self._look = SecondLook((options.second_look_digits,)) if options.second_look else None
+        self.settings = MettlerSettings(spec, partial(self._ask, options.poll), self.counters)
 
     async def open(self) -> Identity:
         """Ask for type, firmware and serial number; read-only.

@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from adapters.mettler.adapter import FIELDS, MettlerAdapter
 from adapters.mettler.codec import CR_LF, Answer, decode_reply, encode_command
 from adapters.mettler.options import MettlerOptions
+from adapters.mettler.preflight import settings_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo
 from capa.devices.link import Link
 from capa.devices.poll_cost import ExchangeCost
+from capa.devices.preflight import SettingInfo
 from capa.devices.probing import LineSettings, Probe
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
@@ -33,6 +35,10 @@ class MettlerFamily:
             )
         MettlerOptions.model_validate(spec.options)
         return FIELDS
+
+    def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
+        """Return what can be checked of such a balance."""
+        return settings_of(spec)
 
     def create(self, spec: DeviceSpec, link: Link) -> DeviceAdapter:
         """Make the driver of one balance."""

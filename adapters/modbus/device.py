@@ -17,6 +17,7 @@ from adapters.modbus.codec import (
 )
 from adapters.modbus.fields import RegisterField, decode, encode, status_of
 from adapters.modbus.options import ModbusOptions, unit_of
+from adapters.modbus.preflight import MapSettings
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldWrite, Identity, Reading, WriteAck
 from capa.devices.base import BaseAdapter
@@ -47,6 +48,7 @@ class ModbusAdapter(BaseAdapter):
         self._gap_s = options.silence_s
         self._unit = unit_of(spec, options.framing)
         self._speaker = Speaker(options.framing)
+        self.settings = MapSettings(spec.name, self._map, self.poll, self.write)
         blocks = blocks_of(self._map, bridge=options.bridge_registers, max_read=options.max_read)
         self._blocks = [(block, reading(self._unit, block)) for block in blocks]
 

@@ -7,10 +7,12 @@ from adapters.modbus.codec import Framing, Query
 from adapters.modbus.device import ModbusAdapter, outside, writing
 from adapters.modbus.fields import RegisterField, encode
 from adapters.modbus.options import ModbusOptions, unit_of
+from adapters.modbus.preflight import settings_of
 from adapters.modbus.safe_write import read_back_of, safe_write_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
 from capa.devices.poll_cost import ExchangeCost
+from capa.devices.preflight import SettingInfo
 from capa.devices.safe_plan import ReadBack, SafeWrite
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
@@ -50,6 +52,10 @@ class ModbusFamily:
         blocks = blocks_of(options.used, bridge=options.bridge_registers, max_read=options.max_read)
         return [cost_of(reading(unit, block), options) for block in blocks]
 
+    def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
+        """Return what the map says of the device that is no output."""
+        return settings_of(ModbusOptions.model_validate(spec.options).used)
+
     def safe_write(self, spec: DeviceSpec, write: FieldWrite) -> SafeWrite:
         """Return the bytes that write one field of the map and read it back; no I/O.
 
@@ -60,7 +66,7 @@ class ModbusFamily:
         unit = unit_of(spec, options.framing)
         _only_rtu(options.framing)
         field = options.used.get(write.field)
-        if field is None or field.access == "r":
+        if field is None or field.access != "rw":
             raise ValueError(f"{spec.name}.{write.field} cannot be written")
         if why := outside(field, write.value):
             raise ValueError(f"{spec.name}.{write.field}: {why}")

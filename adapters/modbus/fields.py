@@ -57,7 +57,10 @@ class RegisterField(Frozen):
     scale: Number = 1.0
     offset: Number = 0.0
     unit: str
-    access: Literal["r", "rw"] = "r"
+    access: Literal["r", "rw", "setting"] = "r"
+    """``setting`` is written by ``[devices.enforce]`` only, and never by a channel."""
+    expect: Number | None = None
+    """What it has to read before a run is armed, in ``unit``; ``[devices.expect]`` beats it."""
     command: str | None = None
     """What writes it, for the channel that commands it, such as ``"set_setpoint"``."""
     min: Number | None = None
@@ -85,7 +88,7 @@ class RegisterField(Frozen):
             raise ValueError('access = "rw" and command go together: give both or neither')
         if (self.space in BIT_SPACES) and self.type != "bit":
             raise ValueError(f'register = "{self.space}" holds bits: type = "bit"')
-        if self.access == "rw" and not self._can_be_written:
+        if self.access != "r" and not self._can_be_written:
             raise ValueError(
                 "input registers, discrete inputs and single bits of registers can't be written"
             )

@@ -167,7 +167,7 @@ class ModbusTwin:
 
     def _write_coil(self, address: int, *, on: bool) -> Reply:
         for name, _ in self._cells.get((READ_COILS, address), ()):
-            if self._fields[name].access == "rw":
+            if self._fields[name].access != "r":
                 self._put(name, float(on))
                 return Written()
         return Refusal(WRITE_COIL, ExcCodes.ILLEGAL_ADDRESS)
@@ -219,7 +219,7 @@ class ModbusTwin:
     def _writable(self, address: int) -> str | None:
         """Return the field that may be written and begins at this register."""
         for name, index in self._cells.get((READ_HOLDING, address), ()):
-            if index == 0 and self._fields[name].access == "rw":
+            if index == 0 and self._fields[name].access != "r":
                 return name
         return None
 

@@ -18,6 +18,7 @@ from adapters.sartorius.codec import (
 )
 from adapters.sartorius.newest import NewestLine
 from adapters.sartorius.options import GRAMS_PER, SartoriusOptions
+from adapters.sartorius.preflight import SartoriusSettings
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo, FieldWrite, Identity, Reading, WriteAck
 from capa.devices.base import BaseAdapter
@@ -59,6 +60,7 @@ class SartoriusAdapter(BaseAdapter):
         self._request = PRINT + self._end
         self._keys = Keys(fields)
         self._look = SecondLook((options.second_look_digits,)) if options.second_look else None
+        self.settings = SartoriusSettings(spec, self._print, self.counters)
 
     async def open(self) -> Identity:
         """Check that a balance answers and weighs; read-only.

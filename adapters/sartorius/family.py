@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from adapters.sartorius.adapter import SartoriusAdapter, fields_of
 from adapters.sartorius.codec import CR_LF, PRINT, StatusLine, decode_line
 from adapters.sartorius.options import SartoriusOptions
+from adapters.sartorius.preflight import settings_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo
 from capa.devices.link import Link
 from capa.devices.poll_cost import ExchangeCost
+from capa.devices.preflight import SettingInfo
 from capa.devices.probing import LineSettings, Probe
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
@@ -37,6 +39,10 @@ class SartoriusFamily:
                 f"address = {spec.address!r}: an SBI balance has none; it is alone on its line"
             )
         return fields_of(SartoriusOptions.model_validate(spec.options))
+
+    def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
+        """Return what can be checked of such a balance."""
+        return settings_of(spec)
 
     def create(self, spec: DeviceSpec, link: Link) -> DeviceAdapter:
         """Make the driver of one balance."""

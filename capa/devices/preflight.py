@@ -71,6 +71,8 @@ class SettingInfo:
     assumed: SettingValue | None = None
     kept: bool = False
     otherwise: Severity = Severity.REFUSE
+    reported: bool = True
+    """Whether it is read and reported where nobody expects anything of it."""
     remedy: str = ""
     """Where it is set at the device, for a person in front of it."""
     description: str = ""

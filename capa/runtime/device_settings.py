@@ -84,9 +84,11 @@ class DeviceKeeper:
         """
         async with self._lock:
             known = self._settings.known
-            found = dict(await self._settings.read(known, priority=Priority.POLL))
+            names = [name for name, i in known.items() if i.reported or name in self._wanted]
+            asked = await self._settings.read(names, priority=Priority.POLL) if names else {}
+            found = dict(asked)
             reports = await self._hold(found, way)
-            others = (name for name in known if name not in self._wanted)
+            others = (name for name in names if name not in self._wanted)
             unheard = SettingFound(None, "not read")
             for name in others:
                 reports.append(judge(self._device, known[name], None, found.get(name, unheard)))
