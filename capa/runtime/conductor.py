@@ -21,7 +21,7 @@ from capa.clock import utc_now
 from capa.config.problems import Problem
 from capa.experiment.hold import Hold
 from capa.experiment.procedures.base import Procedure, ProcedureContext, ProcedureError
-from capa.experiment.procedures.live import OperatorCommand
+from capa.experiment.procedures.live import SAFETY_MONITOR, OperatorCommand
 from capa.runtime.active import ActiveRun, Severity
 from capa.runtime.arming import PREFLIGHT_BUDGET_S
 from capa.runtime.databus import Tap
@@ -244,6 +244,7 @@ class Conductor:
         if was != bool(reason) and self._active is not None:
             kind = "method.held" if reason else "method.released"
             self._active.event(kind, reason or "the method goes on", severity="warning")
+            self.tell(OperatorCommand("pause" if reason else "resume", SAFETY_MONITOR))
 
     async def run(self, request: RunRequest) -> RunReport:
         """Conduct one run; its end, good or bad, is the report, not an exception."""

@@ -15,7 +15,7 @@ from capa.experiment.executor import MethodExecutor
 from capa.experiment.hold import Hold
 from capa.experiment.procedures.available import why_missing
 from capa.experiment.procedures.base import Procedure, ProcedureContext, declared_handlers
-from capa.experiment.procedures.live import OperatorCommand
+from capa.experiment.procedures.live import SAFETY_MONITOR, OperatorCommand
 from capa.runtime.active import ActiveRun
 from capa.runtime.arming import (
     PREFLIGHT_BUDGET_S,
@@ -167,6 +167,8 @@ class Preparing:
 
     def _context(self, active: ActiveRun) -> ProcedureContext:
         active.orders, receive = trio.open_memory_channel[OperatorCommand](MOST_ORDERS)
+        if self._hold.is_set():
+            active.orders.send_nowait(OperatorCommand("pause", SAFETY_MONITOR))
         return ProcedureContext(
             clock=active.clock,
             config=active.request.experiment,

@@ -376,6 +376,41 @@ async def test_a_paused_tune_holds_its_setpoint_and_spends_no_budget(
     assert states[states.index("paused") + 1] == "resumed"
 
 
+async def test_a_pause_of_the_safety_monitors_holds_a_tune_and_no_operator_resumes_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    held: set[float] = set()
+    runs = tmp_path / "runs"
+    async with cone_rig() as (rig, twins), trio.open_nursery() as nursery:
+        one = tuner(rig, runs)
+        config = {**QUICK, "session_budget_s": 280.0}
+        nursery.start_soon(one.run, request(None, procedure=HeatFluxTune.id, config=config))
+        await trio.sleep(40)
+        assert one.tell(OperatorCommand("pause", "maria"))
+        await trio.sleep(1)
+        one.hold_method("the lid is open")
+        await trio.sleep(1)
+        one.hold_method("")  # the monitor lets go on what maria still holds
+        await trio.sleep(1)
+        one.hold_method("the lid is open again")
+        assert one.tell(OperatorCommand("resume", "maria"))
+        await trio.sleep(1)
+        for _ in range(30):
+            held.add(round(twins.outputs()["cone.setpoint"], 3))
+            await trio.sleep(10)
+        one.hold_method("")
+        await until(lambda: one.progress is None)
+    assert len(held) == 1
+    report = one.last_report
+    assert report is not None
+    assert report.run_status == "completed"
+    assert messages(report, TUNE + "resumed") == ["resumed by the safety monitor"]
+    assert messages(report, TUNE + "command.ignored") == [
+        "'resume' of the safety monitor is ignored: paused by maria",
+        "'resume' of maria is ignored: paused by the safety monitor",
+    ]
+
+
 async def test_an_accepted_measurement_ends_its_target_outside_the_tolerance(
     autojump_clock: MockClock, tmp_path: Path, desk: trio.MemorySendChannel[OperatorCommand]
 ) -> None:

@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 
-__all__ = ["OperatorCommand", "ProcedureTick"]
+__all__ = ["SAFETY_MONITOR", "OperatorCommand", "ProcedureTick"]
+
+SAFETY_MONITOR = "the safety monitor"
+"""Who issues the ``pause`` and ``resume`` of an alarm whose action is ``pause``."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -30,7 +30,7 @@ from capa.experiment.procedures.builtin.heat_flux_tune.steady import (
     why_unsteady,
 )
 from capa.experiment.procedures.builtin.heat_flux_tune.stopwatch import Stopwatch
-from capa.experiment.procedures.live import ProcedureTick
+from capa.experiment.procedures.live import SAFETY_MONITOR, ProcedureTick
 
 __all__ = ["Session"]
 
@@ -74,6 +74,7 @@ class Session:
         self._window = Window(config.window_s)
         self._counts_from_s = math.inf
         self._watch_time = Stopwatch(trio.current_time())
+        self._paused_by: set[str] = set()
         self._points: list[Point] = []
         self._setpoint_c: float | None = None
         self._accepted: _Settled | None = None
@@ -139,13 +140,24 @@ class Session:
 
     def pause(self, issued_by: str) -> None:
         """Hold the setpoint; no budget runs and nothing is judged."""
+        self._paused_by.add(issued_by)
         if self._watch_time.pause(trio.current_time()):
             self._resumed = trio.Event()
             self._said("paused", f"paused by {issued_by}", issued_by)
 
     def resume(self, issued_by: str) -> None:
-        """Go on, with a fresh window: what was done meanwhile may have moved the flux."""
-        if self._watch_time.resume(trio.current_time()):
+        """Go on, with a fresh window: what was done meanwhile may have moved the flux.
+
+        An operator resumes what operators paused, and the safety monitor what it did: neither
+        speaks for the other.
+        """
+        own = (
+            {SAFETY_MONITOR} if issued_by == SAFETY_MONITOR else self._paused_by - {SAFETY_MONITOR}
+        )
+        self._paused_by -= own
+        if self._paused_by:
+            self._ignored("resume", issued_by, f"paused by {', '.join(sorted(self._paused_by))}")
+        elif self._watch_time.resume(trio.current_time()):
             self._window.begin(max(trio.current_time(), self._counts_from_s))
             self._resumed.set()
             self._said("resumed", f"resumed by {issued_by}", issued_by)
