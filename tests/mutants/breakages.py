@@ -288,7 +288,7 @@ BREAKAGES = (
         "capa/storage/atomic.py",
         "            os.fsync(file.fileno())\n",
         "",
-        ("tests/unit/test_safe_plan.py",),
+        ("tests/unit/test_atomic_writes.py",),
     ),
     Breakage(
         "a plan that can't be replaced stays",
