@@ -1,7 +1,8 @@
 """What a method is going to do, as a table of times, before anything does it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
+from capa.config.hardware import SafeStage
 from capa.experiment.method import (
     EndCondition,
     HoldStep,
@@ -12,8 +13,9 @@ from capa.experiment.method import (
     Step,
     WaitStep,
 )
+from capa.experiment.procedures.base import ChannelRequirement, Procedure
 
-__all__ = ["outline"]
+__all__ = ["outline", "outline_config"]
 
 
 def outline(method: Method, units: Mapping[str, str], start: Mapping[str, float]) -> list[str]:
@@ -93,3 +95,26 @@ def _clock(at_s: float) -> str:
     minutes, seconds = divmod(round(at_s), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}"
+
+
+def outline_config(
+    cls: type[Procedure], config: Mapping[str, object], stages: Sequence[SafeStage]
+) -> list[str]:
+    """Return what is known of a run that its procedure's own code drives: its settings.
+
+    Those that the experiment does not give are shown with their defaults.
+    """
+    about = (cls.__doc__ or cls.name).strip().splitlines()[0]
+    settings = cls.config_model.model_validate(dict(config)).model_dump(mode="json")
+    lines = [f"{cls.name} {cls.version}: {about}", "no steps: its own code decides, with"]
+    lines += [f"  {key} = {value!r}" for key, value in settings.items()]
+    lines += [f"needs {_wanted(one)}" for one in cls.required_channels]
+    first = stages[0].set if stages else {}
+    safe = ", ".join(f"{name} = {value:g}" for name, value in first.items())
+    lines.append(f"end: the rig's safe state is driven and proven ({safe or 'nothing to drive'})")
+    return lines
+
+
+def _wanted(one: ChannelRequirement) -> str:
+    what = f"channel {one.name}" if one.name else f"a channel of kind {one.kind}"
+    return f"{what}{', commandable' if one.commandable else ''}"

@@ -104,7 +104,7 @@ def _run(file: Path, hardware: Path | None, runs: Path, *, twin: bool, dry_run: 
     if any(problem.blocking for problem in problems):
         return _REFUSED
     if dry_run:
-        _tell_steps(parts, read)
+        _tell_steps(parts, read, procedures)
         return 0
     return _conducted(parts, _request(parts, read, file), runs, twin=twin)
 
@@ -203,13 +203,17 @@ def _logger() -> "FilteringBoundLogger":
     return log
 
 
-def _tell_steps(parts: "Parts", read: "ExperimentFile") -> None:
-    from capa.cli.outline import outline
+def _tell_steps(
+    parts: "Parts", read: "ExperimentFile", procedures: "Mapping[str, type[Procedure]]"
+) -> None:
+    from capa.cli.outline import outline, outline_config
 
     experiment = read.experiment
     typer.echo(f"{read.source.file}: {experiment.procedure.id} on {parts.profile.name}")
     if experiment.method is None:
-        typer.echo("  no method: what happens is the procedure's own business")
+        cls = procedures[experiment.procedure.id]
+        for line in outline_config(cls, experiment.procedure.config, parts.profile.safe_state):
+            typer.echo(f"  {line}")
         return
     units = {channel.name: channel.unit for channel in parts.profile.channels}
     safe = parts.profile.safe_state

@@ -274,3 +274,15 @@ def test_a_batch_on_the_twin_leaves_a_bundle_for_each_replicate(tmp_path: Path) 
     assert {one["bundle_status"] for one in manifests} == {"sealed"}
     ids = sorted(str(one["sample"].get("id")) for one in manifests)
     assert ids == ["None", "PMMA-01", "PMMA-02"]
+
+
+def test_a_dry_run_of_a_procedure_without_a_method_tells_its_settings(tmp_path: Path) -> None:
+    file = tmp_path / "free.experiment.toml"
+    file.write_text(
+        '[procedure]\nid = "capa.builtin.free_run"\n[procedure.config]\nduration_s = 60.0\n'
+    )
+    code, output = capa_run(file, "--hardware", DEMO_PROFILE, "--dry-run")
+    assert code == 0, output
+    assert "no steps: its own code decides, with" in output
+    assert "duration_s = 60.0" in output
+    assert "end: the rig's safe state is driven and proven (heater.setpoint = 20" in output
