@@ -231,7 +231,8 @@ class Working:
             service.code = max(service.code, ABORTED)
             return True
         cooling = service.bench is not None and service.bench.stages.due
-        return spool.is_empty and not cooling
+        simulated = service.options.twin  # a furnace that ends with the process
+        return spool.is_empty and (simulated or not cooling)
 
     async def _watch_for_the_end(self, spool: Spool) -> None:
         service = self._service
