@@ -7,7 +7,7 @@ from capa.config.explain import did_you_mean, shown
 from capa.config.locate import Path
 from capa.config.problems import Problem
 from capa.devices.preflight import DeclaresSettings, SettingInfo
-from capa.devices.spec import DeviceSpec, Expected, SettingValue
+from capa.devices.spec import DeviceSpec, SettingValue
 
 __all__ = ["setting_problems"]
 
@@ -23,8 +23,7 @@ def setting_problems(draft: Draft) -> Iterator[Problem]:
             yield from _no_settings(draft, path, device)
             continue
         for name, expected in device.expect.items():
-            value = expected.value if isinstance(expected, Expected) else expected
-            yield from _setting(draft, (*path, "expect", name), known, name, value)
+            yield from _setting(draft, (*path, "expect", name), known, name, expected.value)
         for name, value in device.enforce.items():
             yield from _setting(draft, (*path, "enforce", name), known, name, value)
             yield from _enforced(draft, (*path, "enforce", name), known, device, name)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from capa.devices.preflight import SettingFound, SettingInfo, SettingReport, Severity, say
-from capa.devices.spec import DeviceSpec, Expected, SettingValue
+from capa.devices.spec import DeviceSpec, SettingValue
 
 __all__ = ["Wanted", "differs", "judge", "wanted_of"]
 
@@ -27,10 +27,7 @@ def wanted_of(spec: DeviceSpec, known: Mapping[str, SettingInfo]) -> dict[str, W
         if info.assumed is not None
     }
     for name, expected in spec.expect.items():
-        if isinstance(expected, Expected):
-            wanted[name] = Wanted(expected.value, otherwise=Severity(expected.otherwise))
-        else:
-            wanted[name] = Wanted(expected)
+        wanted[name] = Wanted(expected.value, otherwise=Severity(expected.otherwise))
     return wanted | {name: Wanted(value, enforce=True) for name, value in spec.enforce.items()}
 
 

@@ -1,15 +1,28 @@
 """What a hardware profile says of a link and of a device."""
 
-from typing import Any, Literal
+import math
+from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, PlainValidator, model_validator
 
 from capa.models import Flag, Frozen, Number, Whole
 
 __all__ = ["DeviceSpec", "Expected", "LinkSpec", "SettingValue"]
 
-SettingValue = Flag | Number | str
+SettingValue = bool | float | str
 """What a device's setting can be: true or false, a number in its unit, or a word."""
+
+
+def _setting(value: object) -> SettingValue:
+    """Take a setting's value as a file has it; one complaint, not one for each type."""
+    if isinstance(value, bool | str):
+        return value
+    if isinstance(value, int | float) and math.isfinite(value):
+        return float(value)
+    raise ValueError("must be true or false, a finite number, or text in quotes")
+
+
+_Setting = Annotated[SettingValue, PlainValidator(_setting)]
 
 
 class LinkSpec(Frozen):
@@ -46,8 +59,13 @@ class LinkSpec(Frozen):
 class Expected(Frozen):
     """What a setting of a device must be, with what follows if it is not."""
 
-    value: SettingValue
+    value: _Setting
     otherwise: Literal["refuse", "warn"] = "refuse"
+
+    @model_validator(mode="before")
+    @classmethod
+    def _or_a_mere_value(cls, data: object) -> object:
+        return data if isinstance(data, dict | cls) else {"value": data}
 
 
 class DeviceSpec(Frozen):
@@ -61,9 +79,9 @@ class DeviceSpec(Frozen):
     required: Flag = True
     """Whether the daemon may call itself ready while this device is silent."""
     options: dict[str, Any] = Field(default_factory=dict)
-    expect: dict[str, SettingValue | Expected] = Field(default_factory=dict)
+    expect: dict[str, Expected] = Field(default_factory=dict)
     """Settings that the device must have before a run is armed; a mere value refuses otherwise."""
-    enforce: dict[str, SettingValue] = Field(default_factory=dict)
+    enforce: dict[str, _Setting] = Field(default_factory=dict)
     """Settings that are written where they differ, and proven, before a run is armed."""
     twin: dict[str, Any] = Field(default_factory=dict)
     """How the simulator plays this device; ignored by a real rig."""
