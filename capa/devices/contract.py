@@ -367,6 +367,7 @@ class AdapterContract:
         """Skipped where the family offers none."""
 
         async def check(bench: Bench) -> None:
+            await trio.lowlevel.checkpoint()
             family = bench.case.family
             if not isinstance(family, OffersProbes):
                 return

@@ -46,9 +46,12 @@ class PluginBox:
     def install(self, *what: str) -> None:
         """Install offline: no index, no dependencies, our own build tools."""
         offline = ["--no-deps", "--no-build-isolation", "--no-index", "--no-cache-dir", "--quiet"]
-        pip = [sys.executable, "-m", "pip", "--python", str(self.python), "install"]
-        quiet = ["--disable-pip-version-check", "--no-warn-script-location"]
-        self._run([*pip, *offline, *quiet, *what])
+        self.pip("install", "--no-warn-script-location", *offline, *what)
+
+    def pip(self, *argv: str) -> None:
+        """Run our own pip for that environment."""
+        ours = [sys.executable, "-m", "pip", "--python", str(self.python)]
+        self._run([*ours, "--disable-pip-version-check", *argv])
 
     def capa(self, *argv: str, mode: str = "production") -> dict[str, Any]:
         """Run ``capa plugins ... --json`` there."""
