@@ -1,0 +1,128 @@
+"""Adapters that break a promise, each in one way: the contract's tests must notice."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+import trio
+
+from adapters.alicat import FAMILY as ALICAT
+from adapters.alicat.adapter import AlicatAdapter
+from adapters.alicat.family import AlicatFamily
+from capa.channels.sample import Status
+from capa.devices.adapter import DeviceAdapter, FieldWrite, Identity, Reading, WriteAck
+from capa.devices.contract import AdapterContract, Case
+from capa.devices.link import Link, Priority
+from capa.devices.spec import DeviceSpec, LinkSpec
+from capa.errors import CapaError
+
+LINE = LinkSpec(name="line", port="memory", reply_timeout_s=0.3, reconnect_max_s=1.0)
+PURGE = DeviceSpec(name="purge", adapter="alicat", link="line")
+
+
+class RepeatsOldValues(AlicatAdapter):
+    """The classic: no answer, so it says again what it said last."""
+
+    _last: Sequence[Reading] = ()
+
+    async def poll(self) -> Sequence[Reading]:
+        try:
+            self._last = await super().poll()
+        except CapaError:
+            if not self._last:
+                raise
+        return self._last
+
+
+class SwallowsSensorFaults(AlicatAdapter):
+    async def poll(self) -> Sequence[Reading]:
+        return [
+            Reading(one.field, 0.0 if math.isnan(one.value) else one.value, one.at_s)
+            for one in await super().poll()
+        ]
+
+
+class OpensByWriting(AlicatAdapter):
+    async def open(self) -> Identity:
+        await self.write(FieldWrite("setpoint", 1.0), priority=Priority.COMMAND)
+        return await super().open()
+
+
+class BelievesWhatItSent(AlicatAdapter):
+    async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
+        await trio.lowlevel.checkpoint()
+        return WriteAck(True, readback=write.value)
+
+
+class StampsWithTheFuture(AlicatAdapter):
+    async def poll(self) -> Sequence[Reading]:
+        return [
+            Reading(one.field, one.value, one.at_s + 60.0, one.status, one.native)
+            for one in await super().poll()
+        ]
+
+
+class TrustsAnyLine(AlicatAdapter):
+    """No unit letter, no form, no end of line: whatever numbers came are good."""
+
+    async def poll(self) -> Sequence[Reading]:
+        answer = await self._exchange(b"A\r", _first_line, priority=Priority.POLL)
+        words = [word for word in answer.value.split() if word[:1] in b"+-0123456789"]
+        value = float(len(words))
+        return [Reading("pressure", value, answer.at_s, Status.OK, answer.value.decode("latin-1"))]
+
+
+class CannotBeReopened(AlicatAdapter):
+    _opened = 0
+
+    async def open(self) -> Identity:
+        self._opened += 1
+        identity = await super().open()
+        return Identity(identity.family, serial=str(self._opened))
+
+
+def _first_line(chunk: bytes) -> bytes | None:
+    return chunk
+
+
+BROKEN: list[tuple[type[AlicatAdapter], str]] = [
+    (RepeatsOldValues, "test_a_silent_device_is_an_error_in_time"),
+    (SwallowsSensorFaults, "test_a_fault_of_the_device_is_told_and_ends_when_it_ends"),
+    (OpensByWriting, "test_opening_reads_only_and_may_be_repeated"),
+    (CannotBeReopened, "test_opening_reads_only_and_may_be_repeated"),
+    (BelievesWhatItSent, "test_what_is_written_reads_back_and_moves_the_output"),
+    (BelievesWhatItSent, "test_what_can_not_be_written_is_refused_in_words"),
+    (
+        StampsWithTheFuture,
+        "test_readings_are_of_known_fields_and_stamped_within_their_exchange",
+    ),
+    (
+        TrustsAnyLine,
+        "test_a_fault_of_the_line_is_never_a_wrong_reading_and_ends_when_it_ends",
+    ),
+]
+
+
+def contract_of(adapter: type[AlicatAdapter] | None) -> Any:  # noqa: ANN401 - any test, by name
+    class Family(AlicatFamily):
+        def create(self, spec: DeviceSpec, link: Link) -> DeviceAdapter:
+            return ALICAT.create(spec, link) if adapter is None else adapter(spec, link)
+
+    class Contract(AdapterContract):
+        case = Case(family=Family(), device=PURGE, link=LINE, write=FieldWrite("setpoint", 30.0))
+
+    return Contract()
+
+
+@pytest.mark.parametrize(
+    ("adapter", "test"), BROKEN, ids=[f"{one.__name__}-{test[5:25]}" for one, test in BROKEN]
+)
+def test_an_adapter_that_breaks_a_promise_does_not_pass(
+    adapter: type[AlicatAdapter], test: str
+) -> None:
+    getattr(contract_of(None), test)()
+    with pytest.RaisesGroup(
+        pytest.RaisesExc((AssertionError, ValueError)), allow_unwrapped=True, flatten_subgroups=True
+    ):
+        getattr(contract_of(adapter), test)()
