@@ -63,7 +63,7 @@ bench: $(READY) ## measure latencies, tick error, CPU and memory; prints goals r
 drill: $(READY) ## hurt the rig in every way we know, judged on the wire (as root; about 45 min)
 	$(BIN)/python -m tests.drill
 
-mutants: $(READY) ## break the safety path by hand in every way we know: each must fail a test (about 5 min)
+mutants: $(READY) ## break the safety path by hand in every way we know: each must fail a test (about 10 min)
 	$(BIN)/python -m tests.mutants
 
 install: ## install into $(PREFIX) with the systemd unit (as root, on the box)

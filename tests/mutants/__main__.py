@@ -24,6 +24,8 @@ from tests.mutants.breakages import BREAKAGES, Breakage
 REPOSITORY = Path(__file__).parents[2]
 FOLDERS = ("capa", "capad", "adapters", "tests", "configs", "deploy", "docs", "examples", "bench")
 LONGEST_S, PATIENCE = 900.0, 4.0
+SHRINKING_S = 90.0
+"""What hypothesis may take to find the simplest example of a failure."""
 PASSED, FAILED = 0, 1
 
 Item = TypeVar("Item")
@@ -86,7 +88,7 @@ def _tried(tree: Path, breakage: Breakage, usual_s: float) -> Result:
     began_s = time.monotonic()
     file.write_text(breakage.broken(whole))
     try:
-        code, said = _pytest(tree, breakage.tests, 30.0 + PATIENCE * usual_s)
+        code, said = _pytest(tree, breakage.tests, SHRINKING_S + PATIENCE * usual_s)
     finally:
         file.write_text(whole)
     word = {PASSED: "SURVIVED", FAILED: "caught", None: "hung"}.get(code, "MISTAKE")

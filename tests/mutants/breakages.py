@@ -44,6 +44,7 @@ SAFE_STATE = "capa/runtime/safe_state.py"
 GATE, GATE_TESTS = "capa/runtime/gate.py", ("tests/unit/test_gate.py",)
 RULES = "capa/runtime/safety_rules.py"
 MONITOR, MONITOR_TESTS = "capa/runtime/safety_monitor.py", ("tests/unit/test_safety_monitor.py",)
+IN_STEP_TESTS = ("tests/properties/test_link_in_step.py",)
 GUARD = "capad/guard.py"
 GUARD_TESTS = ("tests/wire/test_guard_on_twin.py",)
 
@@ -303,21 +304,24 @@ BREAKAGES = (
         "adapters/links/pipe.py",
         "        if doubtful:\n",
         "        if doubtful and not doubtful:\n",
-        ("tests/unit/test_link_on_memory.py", "tests/properties/test_link_in_step.py"),
+        IN_STEP_TESTS,
     ),
     Breakage(
         "nobody waits for a line that is out of step",
         "adapters/links/pipe.py",
         "        if self._in_step:\n            return 0.0\n",
         "        if self._in_step or not self._in_step:\n            return 0.0\n",
-        ("tests/unit/test_link_on_memory.py", "tests/properties/test_link_in_step.py"),
+        IN_STEP_TESTS,
     ),
     Breakage(
         "safe writes wait for their turn like polls",
         "adapters/links/waiting.py",
         "_Place(priority, order, turn)",
         "_Place(0, order, turn)",
-        ("tests/unit/test_link_on_memory.py",),
+        (
+            "tests/unit/test_link_on_memory.py::TestLinkOnMemory::"
+            "test_the_most_urgent_waiter_is_served_first_and_equals_in_order",
+        ),
     ),
     # --- the guardian ---
     Breakage(
