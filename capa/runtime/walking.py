@@ -106,8 +106,7 @@ class Walk:
             severity="warning",
             metadata={"procedure": procedure.id, "lag_s": lag_s},
         )
-        if active.stop.is_set():
-            active.rung(f"the loop was blocked for {lag_s:.1f} s: a stop went unheard meanwhile")
+        active.rung(f"the loop was blocked for {lag_s:.1f} s: a stop went unheard meanwhile")
 
 
 async def record(bundle: BundleWriter, recording: trio.CancelScope, active: ActiveRun) -> None:

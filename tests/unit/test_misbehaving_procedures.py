@@ -105,6 +105,7 @@ async def test_a_procedure_that_blocks_the_loop_is_named_with_how_long_it_did(
     assert severity == "warning"
     assert message.startswith("the loop was blocked for 0.")
     assert "while test.script ran" in message
+    assert report.ladder[0].words.startswith("the loop was blocked for 0.")
 
 
 async def test_a_block_right_at_the_end_is_seen_as_well(
