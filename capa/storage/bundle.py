@@ -1,7 +1,6 @@
 """The bundle of a run that is going on: everything the run says, on its way to the disk."""
 
 import secrets
-import shutil
 import sqlite3
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,13 +12,23 @@ import trio
 
 from capa.channels.sample import Sample
 from capa.clock import RunClock, utc_now
+from capa.devices.adapter import Reading
 from capa.errors import BundleError
-from capa.storage.atomic import fsync_dir, write_atomically
-from capa.storage.events import Severity, metadata_json
-from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE, EventRow, EventStore, SampleStore
+from capa.storage.events import Severity, metadata_json, storable
+from capa.storage.folder import free_reserve, make_folder
+from capa.storage.health import DeviceHealthRow, RecorderHealthRow
+from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE, EventRow, EventStore, InflightStore
 from capa.storage.lock import FolderLock
-from capa.storage.manifest import Manifest, RecorderStats, RunStatus, versions, write_manifest
+from capa.storage.manifest import (
+    FORMAT_VERSION,
+    Manifest,
+    RecorderStats,
+    RunStatus,
+    versions,
+    write_manifest,
+)
 from capa.storage.recorder import Recorder
+from capa.storage.records import RecordBuffer, Talker
 from capa.storage.samples import SampleBuffer
 from capa.storage.syncer import Syncer
 from capa.storage.waiters import Waiters
@@ -30,6 +39,10 @@ LOG_FILE = "run.log"
 FLUSH_S = 0.5
 COMMIT_TIMEOUT_S = 5.0
 CLOSE_TIMEOUT_S = 10.0
+SYNC_PATIENCE_S = 5.0
+"""A disk that takes longer than this for a sync is not to be relied on."""
+STATUS_FLUSHES = 2
+"""Every so many flushes, the recorder's own health goes into the file: once a second."""
 MAX_BUFFERED_SAMPLES = 2048
 """A burst larger than this is packed at once, so that packing never holds the loop for long."""
 
@@ -56,6 +69,8 @@ class RecorderHealth:
     heartbeat_at_s: float | None
     written: int = 0
     """Events and samples in the files so far: what shows progress where work never runs out."""
+    unsynced_s: float = 0.0
+    """For how long there has been something that a power cut would take."""
 
 
 class BundleWriter:
@@ -76,7 +91,7 @@ class BundleWriter:
         waiters: Waiters,
         lock: FolderLock,
         *,
-        threaded: bool,
+        syncer: Syncer | None,
     ) -> None:
         self.path = path
         self.run_id = manifest.run_id
@@ -84,8 +99,10 @@ class BundleWriter:
         self._recorder = recorder
         self._waiters = waiters
         self._lock = lock
-        self._threaded = threaded
+        self._syncer = syncer
+        self._threaded = syncer is not None
         self._buffer = SampleBuffer(clock)
+        self._records = RecordBuffer(clock)
         self._clock = clock
         self._pings = 0
         self._heartbeat_at_s: float | None = None
@@ -102,6 +119,7 @@ class BundleWriter:
         files: Mapping[str, str],
         manifest: Mapping[str, Any],
         channels: Mapping[str, str],
+        channel_info: Mapping[str, Mapping[str, Any]] | None = None,
         threaded: bool = True,
     ) -> Self:
         """Make the folder ``runs_root/run_id`` and start recording; blocks on the disk.
@@ -113,6 +131,7 @@ class BundleWriter:
             files: names and texts to keep beside the data (``method.toml`` ...).
             manifest: what is known of the run by now, by the manifest's field names.
             channels: unit of each channel.
+            channel_info: what else is to be known of each channel; see docs/bundle-format.md.
             threaded: whether to use threads of its own; see the class.
 
         Raises:
@@ -126,8 +145,8 @@ class BundleWriter:
         ).merged(manifest)
         path = runs_root / run_id
         try:
-            _make_folder(path, files, started)
-            return cls._open(path, clock, started, channels, threaded=threaded)
+            make_folder(path, files, started)
+            return cls._open(path, clock, started, channels, channel_info or {}, threaded=threaded)
         except (OSError, sqlite3.Error) as error:
             raise BundleError(
                 f"{path}: cannot open a bundle here: {error}; check space and permissions"
@@ -140,6 +159,7 @@ class BundleWriter:
         clock: RunClock,
         manifest: Manifest,
         channels: Mapping[str, str],
+        channel_info: Mapping[str, Mapping[str, Any]],
         *,
         threaded: bool,
     ) -> Self:
@@ -148,33 +168,40 @@ class BundleWriter:
             raise BundleError(f"{path}: another process has this bundle in hand")
         waiters = Waiters()
         syncer = _syncer(path) if threaded else None
-        meta = {"run_id": manifest.run_id, "anchor_utc": clock.anchor_utc.isoformat()}
+        meta = {
+            "run_id": manifest.run_id,
+            "anchor_utc": clock.anchor_utc.isoformat(),
+            "format_version": str(FORMAT_VERSION),
+            "channel_info": metadata_json(channel_info),
+        }
         recorder = Recorder(
-            EventStore(path / EVENTS_FILE),
-            SampleStore(path / INFLIGHT_FILE, meta=meta, units=channels),
+            EventStore(path / EVENTS_FILE, run_id=manifest.run_id),
+            InflightStore(path / INFLIGHT_FILE, meta=meta, units=channels),
             path / LOG_FILE,
             syncer=syncer,
             on_change=waiters.wake,
         )
         if syncer is not None:
             syncer.on_error = recorder.sync_failed
+            syncer.on_synced = recorder.synced
             syncer.start()
             recorder.start()
-        return cls(path, clock, manifest, recorder, waiters, lock, threaded=threaded)
+        return cls(path, clock, manifest, recorder, waiters, lock, syncer=syncer)
 
     @property
     def health(self) -> RecorderHealth:
         """How the recorder is doing, now."""
-        recorder = self._recorder
+        recorder, samples = self._recorder, self._recorder.waiting.samples
         return RecorderHealth(
             queue_depth=recorder.pending_events,
             lag_s=recorder.lag_s,
-            pending_samples=recorder.pending_samples + len(self._buffer),
-            dropped_samples=recorder.dropped,
+            pending_samples=samples.pending + len(self._buffer),
+            dropped_samples=samples.dropped,
             failed=recorder.failed,
             failures=recorder.failures,
             heartbeat_at_s=self._heartbeat_at_s,
-            written=recorder.committed + recorder.stored,
+            written=recorder.committed + samples.stored,
+            unsynced_s=0.0 if self._syncer is None else self._syncer.behind_s,
         )
 
     def write_event(
@@ -189,9 +216,17 @@ class BundleWriter:
         metadata: Mapping[str, Any] | None = None,
     ) -> None:
         """Take an event; never blocks, never drops it, never raises for what the metadata holds."""
-        text = metadata_json(metadata)
-        row = EventRow(t_mono_ns, t_utc.isoformat(), kind, severity, source, message, text)
-        self._recorder.put_event(row)
+        self._recorder.put_event(
+            EventRow(
+                t_mono_ns,
+                t_utc.isoformat(),
+                storable(kind),
+                storable(severity),
+                storable(source),
+                storable(message),
+                metadata_json(metadata),
+            )
+        )
 
     def write_samples(self, samples: Sequence[Sample]) -> None:
         """Take samples; never blocks. They are handed to the recorder every ``FLUSH_S``."""
@@ -199,14 +234,24 @@ class BundleWriter:
         if len(self._buffer) >= MAX_BUFFERED_SAMPLES:
             self.flush()
 
+    def write_records(self, talker: Talker, readings: Sequence[Reading]) -> None:
+        """Take what a device said, as it said it; never blocks."""
+        self._records.extend(talker, readings)
+        if len(self._records) >= MAX_BUFFERED_SAMPLES:
+            self.flush()
+
+    def write_health(self, rows: Sequence[DeviceHealthRow]) -> None:
+        """Take how the devices are doing; never blocks."""
+        self._recorder.put_packed(tuple(rows))
+
     def log(self, record: Mapping[str, Any]) -> None:
         """Take one record of ``run.log``, JSON lines; never blocks."""
         self._recorder.put_log(metadata_json(record).encode() + b"\n")
 
     def flush(self) -> None:
-        """Hand over the samples gathered so far."""
-        if len(self._buffer):
-            self._recorder.put_batches(self._buffer.take())
+        """Hand over the samples and records gathered so far."""
+        if len(self._buffer) or len(self._records):
+            self._recorder.put_packed((*self._buffer.take(), *self._records.take()))
         if not self._threaded:
             self._recorder.pump()
 
@@ -245,11 +290,31 @@ class BundleWriter:
         while not self._closed:
             self._pings += 1
             self._recorder.ping(self._pings)
+            if self._pings % STATUS_FLUSHES == 0:
+                self._note_health()
             self.flush()
             with trio.move_on_after(FLUSH_S):
                 await self._closing.wait()
             if self._recorder.answered == self._pings:
                 self._heartbeat_at_s = trio.current_time()
+
+    def _note_health(self) -> None:
+        """Put the recorder's own health on record, and complain of a sync that does not end."""
+        health, now_ns = self.health, self._clock.t_mono_ns()
+        row = RecorderHealthRow(
+            now_ns,
+            self._clock.utc_at(now_ns).isoformat(),
+            health.queue_depth,
+            round(health.lag_s, 3),
+            health.pending_samples,
+            health.dropped_samples,
+            health.failures,
+        )
+        self._recorder.put_packed((row,))
+        if health.failed is None and health.unsynced_s > SYNC_PATIENCE_S:
+            self._recorder.sync_failed(
+                f"{self.path}: the disk has not finished a sync for {health.unsynced_s:.0f} s"
+            )
 
     async def close(
         self, *, run_status: RunStatus, exit_reason: str, extra: Mapping[str, Any]
@@ -262,6 +327,7 @@ class BundleWriter:
         """
         if self._closed:
             return
+        free_reserve(self.path)
         self.flush()
         self._closed = True
         self._closing.set()
@@ -282,15 +348,7 @@ class BundleWriter:
     def _finish(self, values: Mapping[str, Any]) -> None:
         recorder = self._recorder
         recorder.stop(CLOSE_TIMEOUT_S - 2)
-        stats = RecorderStats(
-            events=recorder.committed,
-            events_lost=recorder.pending_events,
-            samples=recorder.stored,
-            samples_dropped=recorder.dropped,
-            samples_lost=recorder.pending_samples,
-            failures=recorder.failures,
-            last_failure=recorder.last_failure,
-        )
+        stats = self._stats()
         try:
             write_manifest(
                 self.path, self._manifest.merged({**values, "recorder": stats.model_dump()})
@@ -299,24 +357,22 @@ class BundleWriter:
             recorder.fail(f"{self.path}: the manifest cannot be written: {error}")
         self._lock.release()
 
+    def _stats(self) -> RecorderStats:
+        recorder = self._recorder
+        samples, records = recorder.waiting.samples, recorder.waiting.records
+        return RecorderStats(
+            events=recorder.committed,
+            events_lost=recorder.pending_events,
+            samples=samples.stored,
+            samples_dropped=samples.dropped,
+            samples_lost=samples.pending,
+            records=records.stored,
+            records_dropped=records.dropped,
+            records_lost=records.pending,
+            failures=recorder.failures,
+            last_failure=recorder.last_failure,
+        )
+
 
 def _syncer(path: Path) -> Syncer:
     return Syncer([path / EVENTS_FILE, path / INFLIGHT_FILE], [path / LOG_FILE])
-
-
-def _make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> None:
-    """Make the folder under another name and rename it, so that it is there whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if path.exists():
-        raise BundleError(f"{path}: there is a bundle of this name already")
-    building = path.with_name(f".{path.name}.new")
-    building.mkdir()
-    try:
-        for name, text in files.items():
-            write_atomically(building / name, text.encode())
-        write_manifest(building, manifest)
-        building.rename(path)
-    except BaseException:
-        shutil.rmtree(building, ignore_errors=True)
-        raise
-    fsync_dir(path.parent)

@@ -8,7 +8,7 @@ from datetime import datetime
 from types import MappingProxyType
 from typing import Any, Literal, Protocol
 
-__all__ = ["URGENT", "Event", "EventSink", "Severity", "metadata_json"]
+__all__ = ["URGENT", "Event", "EventSink", "Severity", "metadata_json", "storable"]
 
 Severity = Literal["debug", "info", "warning", "error", "critical"]
 
@@ -56,9 +56,18 @@ def metadata_json(metadata: Mapping[str, Any] | None) -> str:
     if not metadata:
         return "{}"
     try:
-        return json.dumps(metadata, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(metadata, allow_nan=False, ensure_ascii=False)
     except (TypeError, ValueError, RecursionError):
-        return json.dumps(_plain(metadata, depth=0), ensure_ascii=False)
+        text = json.dumps(_plain(metadata, depth=0), ensure_ascii=False)
+    return storable(text)
+
+
+def storable(text: object) -> str:
+    """Return a text that UTF-8 can hold; what it can't (half a surrogate pair) is escaped.
+
+    Names of files that are no UTF-8 come as such, and SQLite takes none of them.
+    """
+    return str(text).encode("utf-8", "backslashreplace").decode()
 
 
 def _plain(value: object, *, depth: int) -> object:

@@ -44,14 +44,20 @@ class FinalizeResult:
         return self.bundle_status == "sealed"
 
 
-async def finalize_in_child(path: Path, *, timeout_s: float = FINALIZE_TIMEOUT_S) -> FinalizeResult:
+async def finalize_in_child(
+    path: Path, *, sign_key: Path | None = None, timeout_s: float = FINALIZE_TIMEOUT_S
+) -> FinalizeResult:
     """Finalize the bundle in ``path`` and verify it; what goes wrong is returned, never raised.
+
+    With ``sign_key``, an Ed25519 key as ``ssh-keygen`` makes them, the bundle is signed.
 
     A child that takes longer than ``timeout_s`` is killed, and so it is on cancellation; the
     bundle is then still ``finalizing``, and a later call goes on with it.
     """
     # -P: no module of the working folder may stand in for one of ours.
     command = [sys.executable, "-P", "-m", "capa.storage.finalize", str(path)]
+    if sign_key is not None:
+        command += ["--sign-key", str(sign_key)]
     with trio.move_on_after(timeout_s) as deadline:
         try:
             process = await trio.run_process(
@@ -85,10 +91,14 @@ def _result_of(process: "subprocess.CompletedProcess[bytes]") -> FinalizeResult:
 def main(arguments: list[str] | None = None) -> int:
     """Finalize one bundle, print the result as one JSON object, return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m capa.storage.finalize DIR\n")
-        return EXIT_USAGE
-    path = Path(arguments[0])
+    match arguments:
+        case [folder]:
+            path, sign_key = Path(folder), None
+        case [folder, "--sign-key", key]:
+            path, sign_key = Path(folder), Path(key)
+        case _:
+            sys.stderr.write("usage: python -m capa.storage.finalize DIR [--sign-key KEY]\n")
+            return EXIT_USAGE
     with suppress(OSError):  # a hardened unit forbids it; being nice is a courtesy
         os.nice(_NICENESS)
     # SQLite's sorter spills beside the bundle, on the disk that has to have the room anyway.
@@ -96,7 +106,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Here, and not above: only the child may load Arrow.
     from capa.storage.seal import finalize_bundle
 
-    result = finalize_bundle(path)
+    result = finalize_bundle(path, sign_key=sign_key)
     sys.stdout.write(json.dumps(asdict(result)) + "\n")
     codes = {"sealed": EXIT_SEALED, "verification_failed": EXIT_VERIFICATION_FAILED}
     return codes.get(result.bundle_status, EXIT_UNFINISHED)

@@ -14,6 +14,17 @@ from pydantic import Field, ValidationError
 from capa.errors import BundleError
 from capa.models import Frozen
 from capa.storage.atomic import write_atomically
+from capa.storage.entries import (
+    ChainEntry,
+    ChannelQuality,
+    FileEntry,
+    HoldQuality,
+    RampQuality,
+    RecorderStats,
+    SignerEntry,
+    StepEntry,
+    VerdictEntry,
+)
 from capa.storage.events import metadata_json
 
 __all__ = [
@@ -21,19 +32,25 @@ __all__ = [
     "GUARD_FILE",
     "MANIFEST_FILE",
     "BundleStatus",
+    "ChainEntry",
     "ChannelQuality",
     "FileEntry",
+    "HoldQuality",
     "Manifest",
     "NewerFormatError",
+    "RampQuality",
     "RecorderStats",
     "RunStatus",
+    "SignerEntry",
+    "StepEntry",
     "VerdictEntry",
+    "manifest_bytes",
     "read_manifest",
     "versions",
     "write_manifest",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST_FILE = "manifest.json"
 GUARD_FILE = "guard_verdicts.json"
 """The guardian's record, laid into the folder of an interrupted run before it is finalized."""
@@ -44,46 +61,6 @@ BundleStatus = Literal["open", "finalizing", "sealed", "verification_failed"]
 
 class NewerFormatError(BundleError):
     """A bundle of a format that this version does not know: hands off."""
-
-
-class FileEntry(Frozen):
-    """One file of a sealed bundle; ``rows`` where it is a table."""
-
-    sha256: str
-    size: int
-    rows: int | None = None
-
-
-class VerdictEntry(Frozen):
-    """How a channel was left at the end: its safe value, and whether that was proven."""
-
-    value: float | None = None
-    verdict: str
-    readback: float | None = None
-    detail: str = ""
-    at_s: float | None = None
-    channel: str | None = None
-
-
-class ChannelQuality(Frozen):
-    """What was recorded of one channel; times in ns since arm."""
-
-    samples: int
-    unusable: int = 0
-    first_ns: int | None = None
-    last_ns: int | None = None
-
-
-class RecorderStats(Frozen):
-    """What the recorder took, and what it had to give up."""
-
-    events: int = 0
-    events_lost: int = 0
-    samples: int = 0
-    samples_dropped: int = 0
-    samples_lost: int = 0
-    failures: int = 0
-    last_failure: str | None = None
 
 
 class Manifest(Frozen):
@@ -116,7 +93,10 @@ class Manifest(Frozen):
     """What the instruments were set to when the run was armed, each against what was expected."""
     files: dict[str, FileEntry] = Field(default_factory=dict)
     quality: dict[str, ChannelQuality] = Field(default_factory=dict)
+    steps: tuple[StepEntry, ...] = ()
     recorder: RecorderStats | None = None
+    events_chain: ChainEntry | None = None
+    signer: SignerEntry | None = None
     guard: dict[str, Any] | None = None
     """What ``capad-guard`` did after this run's daemon had died, as it wrote it down."""
     finalize_notes: tuple[str, ...] = ()
@@ -183,8 +163,13 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
     Raises:
         OSError: the disk refuses; the old one is still there.
     """
+    write_atomically(folder / MANIFEST_FILE, manifest_bytes(manifest))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return a manifest as it is written."""
     text = json.dumps(manifest.model_dump(mode="json"), indent=2, ensure_ascii=False, default=str)
-    write_atomically(folder / MANIFEST_FILE, text.encode() + b"\n")
+    return text.encode("utf-8", "backslashreplace") + b"\n"
 
 
 def read_manifest(folder: Path) -> Manifest:

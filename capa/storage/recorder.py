@@ -4,20 +4,16 @@ import os
 import sqlite3
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from capa.storage.events import URGENT
-from capa.storage.inflight import EventRow, EventStore, SampleStore
-from capa.storage.samples import ColumnBatch
+from capa.storage.inflight import EventRow, EventStore, InflightStore, Packed
+from capa.storage.pending import Waiting
 from capa.storage.syncer import Syncer
 
-__all__ = ["MAX_PENDING_SAMPLES", "Recorder"]
-
-MAX_PENDING_SAMPLES = 500_000
-"""Half an hour of 300 samples/s, 13 MB; past this the oldest are dropped, and counted."""
+__all__ = ["Recorder"]
 
 _RETRY_S = 0.5
 _MAX_LOG_BYTES = 4 * 1024 * 1024
@@ -26,17 +22,17 @@ _Item = EventRow | bytes | int | None
 
 
 class Recorder:
-    """Takes events, log lines and column batches from the loop, commits them from its thread.
+    """Takes events, log lines and packed data from the loop, commits them from its thread.
 
-    Every counter has one writer, so none needs a lock: ``taken``, ``batched`` and ``dropped``
-    belong to the loop, ``committed``, ``stored`` and ``answered`` to the thread.
+    Every counter has one writer, so none needs a lock: ``taken`` belongs to the loop,
+    ``committed`` and ``answered`` to the thread.
 
     A disk that is full, read-only or gone is a state, ``failed``, with words: events are kept in
     memory and tried again, samples too, up to their bound.
 
     Args:
         events: where events go; from the start of the thread on, used only there.
-        samples: where samples go.
+        inflight: where samples, records and health go.
         log: run.log, JSON lines.
         syncer: told of every commit; None: nothing is synced before the end (tests, rehearsals).
         on_change: called from the thread after each commit, each answered ping and each failure.
@@ -45,35 +41,31 @@ class Recorder:
     def __init__(
         self,
         events: EventStore,
-        samples: SampleStore,
+        inflight: InflightStore,
         log: Path,
         *,
         syncer: Syncer | None,
         on_change: Callable[[], None],
-        max_pending_samples: int = MAX_PENDING_SAMPLES,
     ) -> None:
         self._events = events
-        self._samples = samples
+        self._inflight = inflight
         self._log = log
         self._syncer = syncer
         self._on_change = on_change
-        self._max_pending_samples = max_pending_samples
         self._queue: SimpleQueue[_Item] = SimpleQueue()
-        self._batches: deque[ColumnBatch] = deque()
+        self.waiting = Waiting()
         self._todo_events: list[EventRow] = []
         self._todo_log: list[bytes] = []
-        self._todo_batches: list[ColumnBatch] = []
+        self._todo_packed: list[Packed] = []
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
         self._behind_since_s = 0.0
         self._descriptor: int | None = None
-        self.failed: str | None = None
+        self._write_failure: str | None = None
+        self._sync_failure: str | None = None
         self.last_failure: str | None = None
         self.taken = 0
-        self.batched = 0
-        self.dropped = 0
         self.committed = 0
-        self.stored = 0
         self.answered = 0
         self.failures = 0
 
@@ -95,15 +87,9 @@ class Recorder:
         """Queue a line of run.log."""
         self._queue.put(line)
 
-    def put_batches(self, batches: tuple[ColumnBatch, ...]) -> None:
-        """Queue samples, and drop the oldest that are past the bound."""
-        self._batches.extend(batches)
-        self.batched += sum(batch.count for batch in batches)
-        while self.pending_samples > self._max_pending_samples:
-            try:
-                self.dropped += self._batches.popleft().count
-            except IndexError:
-                break
+    def put_packed(self, packed: tuple[Packed, ...]) -> None:
+        """Queue samples, records and health, and drop the oldest that are past the bound."""
+        self.waiting.put(packed)
         self._queue.put(None)
 
     def ping(self, number: int) -> None:
@@ -114,11 +100,6 @@ class Recorder:
     def pending_events(self) -> int:
         """Events taken and not committed yet."""
         return self.taken - self.committed
-
-    @property
-    def pending_samples(self) -> int:
-        """Samples handed over, not stored yet and not dropped."""
-        return self.batched - self.dropped - self.stored
 
     @property
     def lag_s(self) -> float:
@@ -178,69 +159,84 @@ class Recorder:
     def _commit(self) -> bool:
         """Commit what there is to do; False, with words in ``failed``, when the disk refuses."""
         try:
-            urgent = self._commit_events()
-            written = self._commit_samples() | self._write_log()
+            self._commit_events()
+            self._commit_packed()
+            self._write_log()
         except (sqlite3.Error, OSError) as error:
             self.fail(f"the recorder cannot write {self._log.parent}: {error}")
             return False
-        if self._syncer is not None and (written or urgent is not None):
-            self._syncer.dirty(urgent=bool(urgent))
-        self.failed = None
+        self._write_failure = None
         self._on_change()
         return True
 
-    def _commit_events(self) -> bool | None:
-        """Commit events, tell who waits; None: there were none, else whether one is urgent."""
+    def _commit_events(self) -> None:
+        """Commit events, have urgent ones synced at once, tell who waits."""
         rows = self._todo_events
         if not rows:
-            return None
+            return
         self._events.write(rows)
         self._todo_events = []
         self.committed += len(rows)
+        self._dirty(urgent=any(row.severity in URGENT for row in rows))
         self._on_change()
-        return any(row.severity in URGENT for row in rows)
 
-    def _commit_samples(self) -> bool:
-        if not self._todo_batches:
-            while self._batches:
-                try:
-                    self._todo_batches.append(self._batches.popleft())
-                except IndexError:  # the loop has just dropped the last one
-                    break
-        if not self._todo_batches:
-            return False
-        self._samples.write(self._todo_batches)
-        self.stored += sum(batch.count for batch in self._todo_batches)
-        self._todo_batches = []
-        return True
+    def _commit_packed(self) -> None:
+        if not self._todo_packed:
+            self._todo_packed = self.waiting.take()
+        if not self._todo_packed:
+            return
+        self._inflight.write(self._todo_packed)
+        self.waiting.stored(self._todo_packed)
+        self._todo_packed = []
+        self._dirty(urgent=False)
 
-    def _write_log(self) -> bool:
+    def _write_log(self) -> None:
+        """Write lines; of one that a full disk cut, the rest follows when there is room."""
         if not self._todo_log:
-            return False
+            return
         if self._descriptor is None:
             flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
             self._descriptor = os.open(self._log, flags, 0o644)
         data = b"".join(self._todo_log)
-        self._todo_log = []
+        self._todo_log = [data]
         while data:
             data = data[os.write(self._descriptor, data) :]
-        return True
+            self._todo_log = [data] if data else []
+        self._dirty(urgent=False)
+
+    def _dirty(self, *, urgent: bool) -> None:
+        if self._syncer is not None:
+            self._syncer.dirty(urgent=urgent)
+
+    @property
+    def failed(self) -> str | None:
+        """Why nothing is written, or nothing survives a power cut, just now; in words."""
+        return self._write_failure or self._sync_failure
 
     def fail(self, words: str) -> None:
         """Go into the failed state; the next commit that succeeds ends it."""
-        self.failed = self.last_failure = words
-        self.failures += 1
-        self._on_change()
+        self._write_failure = words
+        self._failed(words)
 
     def sync_failed(self, words: str) -> None:
-        """Take the syncer's complaint, from its thread."""
-        self.fail(words)
+        """Take the syncer's complaint, from any thread; ``synced`` ends it."""
+        self._sync_failure = words
+        self._failed(words)
+
+    def synced(self) -> None:
+        """Hear from the syncer that all is well (again)."""
+        self._sync_failure = None
+
+    def _failed(self, words: str) -> None:
+        self.last_failure = words
+        self.failures += 1
+        self._on_change()
 
     def _close(self) -> None:
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
-        for store in (self._events, self._samples):
+        for store in (self._events, self._inflight):
             try:
                 store.close()
             except sqlite3.Error as error:

@@ -6,18 +6,28 @@ from contextlib import closing
 from pathlib import Path
 
 from capa.storage.atomic import fsync_dir, fsync_file
-from capa.storage.inflight import EVENTS_FILE, connect_for_reading, create_events, create_samples
+from capa.storage.evidence import EVIDENCE_DIR, keep_evidence
+from capa.storage.inflight import EVENTS_FILE, connect_for_reading, create_events, create_inflight
 
-__all__ = ["EVIDENCE_DIR", "keep_evidence", "resume_salvage", "salvage"]
+__all__ = ["resume_salvage", "salvage"]
 
-EVIDENCE_DIR = "evidence"
-_COMPANIONS = ("-wal", "-shm", "-journal")
+_MAX_ROWS = 2**40
+_DAMAGED = "damaged"
+_INFLIGHT_TABLES = (
+    "meta",
+    "channels",
+    "batches",
+    "fields",
+    "record_batches",
+    "device_health",
+    "recorder_health",
+)
 
 
 def salvage(path: Path) -> str:
     """Replace a damaged file by one with every row that can be read; return what was done.
 
-    Rows are read from the front until one fails, then from the back. Killed half-way,
+    Where a row can't be read, reading goes on with the next one that can. Killed half-way,
     ``resume_salvage`` goes on.
 
     Raises:
@@ -27,8 +37,10 @@ def salvage(path: Path) -> str:
     target.unlink(missing_ok=True)
     rows = 0
     with closing(sqlite3.connect(target, isolation_level=None)) as new:
-        (create_events if path.name == EVENTS_FILE else create_samples)(new)
-        tables = ("events",) if path.name == EVENTS_FILE else ("meta", "channels", "batches")
+        tables = ("events",) if path.name == EVENTS_FILE else _INFLIGHT_TABLES
+        for statement in _statements(path, tables):
+            new.execute(statement)
+        (create_events if path.name == EVENTS_FILE else create_inflight)(new)
         for table in tables:
             rows += _copy(path, new, table)
     fsync_file(target)
@@ -47,57 +59,82 @@ def resume_salvage(path: Path) -> None:
     target.unlink(missing_ok=True)
 
 
-def keep_evidence(path: Path) -> None:
-    """Move a file, with what SQLite keeps beside it, into ``evidence/``."""
-    folder = path.parent / EVIDENCE_DIR
-    folder.mkdir(exist_ok=True)
-    for suffix in (*_COMPANIONS, ""):
-        source = path.with_name(path.name + suffix)
-        if source.exists():
-            source.replace(_free_name(folder / source.name))
-    fsync_dir(folder)
-
-
-def _free_name(path: Path) -> Path:
-    """Return a name that is not taken: evidence never replaces evidence."""
-    number = 1
-    candidate = path
-    while candidate.exists():
-        number += 1
-        candidate = path.with_name(f"{path.name}.{number}")
-    return candidate
+def _statements(path: Path, tables: tuple[str, ...]) -> list[str]:
+    """Return how the damaged file's own tables were made: they may be of an older format."""
+    try:
+        with closing(connect_for_reading(path)) as old:
+            rows = old.execute(
+                "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
+            ).fetchall()
+    except sqlite3.DatabaseError:
+        return []
+    return [sql for name, sql in rows if name in tables and str(sql).startswith("CREATE TABLE")]
 
 
 def _salvaged(path: Path) -> Path:
     return path.with_name(f".{path.name}.salvaged")
 
 
+_Row = tuple[object, ...]
+"""A row, led by its rowid."""
+
+
 def _copy(path: Path, new: sqlite3.Connection, table: str) -> int:
-    rows: dict[int, tuple[object, ...]] = {}
-    for order in ("ASC", "DESC"):
-        for rowid, row in _readable(path, table, order):
-            if rowid in rows:
-                break
-            rows[rowid] = row
-    if not rows:
-        return 0
-    marks = ", ".join("?" * len(next(iter(rows.values()))))
-    with new:
-        new.execute("BEGIN")
-        # table is one of ours, never a name from outside
-        new.executemany(
-            f"INSERT OR IGNORE INTO {table} VALUES ({marks})",  # noqa: S608 - see above
-            [rows[key] for key in sorted(rows)],
-        )
-    return len(rows)
+    """Copy every row of a table that can be read; return how many these are."""
+    last: int | None = 0
+    copied = 0
+    new.execute("BEGIN")
+    while last is not None:
+        found = False
+        for rowid, *row in _readable(path, table, last):
+            marks = ", ".join("?" * len(row))
+            # table is one of ours, never a name from outside
+            new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608
+            last, copied, found = int(str(rowid)), copied + 1, True
+        if not found:
+            last = _beyond_damage(path, table, last)
+    new.execute("COMMIT")
+    return copied
 
 
-def _readable(path: Path, table: str, order: str) -> Iterator[tuple[int, tuple[object, ...]]]:
-    """Yield rows, each led by its rowid, until one cannot be read."""
-    query = f"SELECT rowid, * FROM {table} ORDER BY rowid {order}"  # noqa: S608 - own names
+def _readable(path: Path, table: str, after: int) -> Iterator[_Row]:
+    """Yield rows until one cannot be read; at least one, if the next one can be."""
+    query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid"  # noqa: S608 - ours
     try:
         with closing(connect_for_reading(path)) as old:
-            for rowid, *row in old.execute(query):
-                yield rowid, tuple(row)
+            yield from old.execute(query, (after,))
+            return
     except sqlite3.DatabaseError:
-        return
+        pass
+    # Python's module has read one row further than it hands out: the last good one is lost so.
+    if isinstance(one := _probe(path, table, after), tuple):
+        yield one
+
+
+def _beyond_damage(path: Path, table: str, last: int) -> int | None:
+    """Return the rowid after which rows can be read again; None at the end of the table."""
+    if _probe(path, table, last) is not _DAMAGED:
+        return None
+    near, far = 0, 1
+    while _probe(path, table, last + far) is _DAMAGED:
+        near, far = far, far * 2
+        if far > _MAX_ROWS:
+            return None
+    while far - near > 1:
+        middle = (near + far) // 2
+        if _probe(path, table, last + middle) is _DAMAGED:
+            near = middle
+        else:
+            far = middle
+    return None if _probe(path, table, last + far) is None else last + far
+
+
+def _probe(path: Path, table: str, after: int) -> "_Row | str | None":
+    """Return the next row; None where there is none, ``_DAMAGED`` where it can't be read."""
+    query = f"SELECT rowid, * FROM {table} WHERE rowid > ? ORDER BY rowid LIMIT 1"  # noqa: S608
+    try:
+        with closing(connect_for_reading(path)) as old:
+            row: _Row | None = old.execute(query, (after,)).fetchone()
+            return row
+    except sqlite3.DatabaseError:
+        return _DAMAGED

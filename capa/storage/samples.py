@@ -1,6 +1,7 @@
 """Samples in flight: gathered by channel on the loop, packed into columns, one row a flush."""
 
 import sys
+import zlib
 from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -8,7 +9,15 @@ from dataclasses import dataclass
 from capa.channels.sample import Sample, Status
 from capa.clock import RunClock
 
-__all__ = ["STATUS_CODES", "STATUS_OF_CODE", "ColumnBatch", "SampleBuffer", "pack"]
+__all__ = [
+    "STATUS_CODES",
+    "STATUS_OF_CODE",
+    "ColumnBatch",
+    "SampleBuffer",
+    "check_sum",
+    "little_endian",
+    "pack",
+]
 
 STATUS_CODES: Mapping[Status, int] = {
     Status.OK: 0,
@@ -28,40 +37,47 @@ _NAN = float("nan")
 
 @dataclass(frozen=True, slots=True)
 class ColumnBatch:
-    """Samples of one channel as little-endian columns, in the order in which they arrived.
+    """Samples of one flush as little-endian columns, channel by channel in order of arrival.
 
-    ``t_mono_ns`` is int64, ``value`` and ``raw_value`` float64 (NaN for none), ``status`` uint8.
+    ``channels`` says whose samples they are: so many of the first channel, then so many of the
+    next. ``t_mono_ns`` is int64, ``value`` and ``raw_value`` float64 (NaN for none), ``status``
+    uint8.
     """
 
-    channel: str
+    channels: tuple[tuple[str, int], ...]
     count: int
-    t_min_ns: int
-    t_max_ns: int
     t_mono_ns: bytes
     value: bytes
     status: bytes
     raw_value: bytes
 
 
-def pack(channel: str, samples: Sequence[Sample], clock: RunClock) -> ColumnBatch:
-    """Turn at least one sample of one channel into columns."""
+def pack(columns: Mapping[str, Sequence[Sample]], clock: RunClock) -> ColumnBatch:
+    """Turn samples, by channel, into columns."""
     ok = Status.OK
-    times = array("q", [clock.ns_at(sample.at_s) for sample in samples])
+    samples = [sample for column in columns.values() for sample in column]
     raw = [_NAN if sample.raw_value is None else sample.raw_value for sample in samples]
     codes = [0 if sample.status is ok else STATUS_CODES[sample.status] for sample in samples]
     return ColumnBatch(
-        channel=channel,
+        channels=tuple((name, len(column)) for name, column in columns.items()),
         count=len(samples),
-        t_min_ns=min(times),
-        t_max_ns=max(times),
-        t_mono_ns=_little_endian(times),
-        value=_little_endian(array("d", [sample.value for sample in samples])),
+        t_mono_ns=little_endian(array("q", [clock.ns_at(sample.at_s) for sample in samples])),
+        value=little_endian(array("d", [sample.value for sample in samples])),
         status=bytes(codes),
-        raw_value=_little_endian(array("d", raw)),
+        raw_value=little_endian(array("d", raw)),
     )
 
 
-def _little_endian(column: "array[int] | array[float]") -> bytes:
+def check_sum(*columns: bytes) -> int:
+    """Return zlib's CRC-32 over packed columns, in their order."""
+    crc = 0
+    for column in columns:
+        crc = zlib.crc32(column, crc)
+    return crc
+
+
+def little_endian(column: "array[int] | array[float]") -> bytes:
+    """Return an array's bytes as every machine reads them."""
     if sys.byteorder == "big":
         column.byteswap()
     return column.tobytes()
@@ -92,5 +108,7 @@ class SampleBuffer:
 
     def take(self) -> tuple[ColumnBatch, ...]:
         """Pack and forget everything gathered so far."""
+        if not self._count:
+            return ()
         columns, self._columns, self._count = self._columns, {}, 0
-        return tuple(pack(channel, column, self._clock) for channel, column in columns.items())
+        return (pack(columns, self._clock),)

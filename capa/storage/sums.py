@@ -6,8 +6,17 @@ from pathlib import Path
 
 from capa.storage.atomic import is_leftover
 from capa.storage.manifest import MANIFEST_FILE
+from capa.storage.signing import SIGNATURE_FILE
 
-__all__ = ["SUMS_FILE", "content_files", "format_sums", "parse_sums", "sha256_of", "strangers"]
+__all__ = [
+    "SUMS_FILE",
+    "content_files",
+    "format_sums",
+    "parse_sums",
+    "sha256_of",
+    "sha256_of_bytes",
+    "strangers",
+]
 
 SUMS_FILE = "manifest.sha256"
 
@@ -35,7 +44,11 @@ def strangers(folder: Path) -> dict[str, str]:
 def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if (path.is_dir() and not path.is_symlink()) or name in {MANIFEST_FILE, SUMS_FILE}:
+        if (path.is_dir() and not path.is_symlink()) or name in {
+            MANIFEST_FILE,
+            SUMS_FILE,
+            SIGNATURE_FILE,
+        }:
             continue
         yield name, path
 
@@ -44,6 +57,11 @@ def sha256_of(path: Path) -> str:
     """Return the sum of a file in hex."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sha256_of_bytes(data: bytes) -> str:
+    """Return the sum of what a file is going to hold, in hex."""
+    return hashlib.sha256(data).hexdigest()
 
 
 def format_sums(sums: Mapping[str, str]) -> bytes:

@@ -39,6 +39,9 @@ class Syncer:
         self._paths = (*self._databases, *logs)
         self.on_error: Callable[[str], None] = _ignore
         """Told, from this thread, what went wrong; the next round tries again."""
+        self.on_synced: Callable[[], None] = _nothing
+        """Told of each round that went well."""
+        self._behind_since_s: float | None = None
         self._descriptors: dict[Path, int] = {}
         self._changed = threading.Condition()
         self._dirty = False
@@ -56,8 +59,16 @@ class Syncer:
         with self._changed:
             if urgent or not self._dirty:
                 self._changed.notify()
+            if self._behind_since_s is None:
+                self._behind_since_s = time.monotonic()
             self._dirty = True
             self._urgent = self._urgent or urgent
+
+    @property
+    def behind_s(self) -> float:
+        """For how long there has been something that a power cut would take; 0: there is not."""
+        since_s = self._behind_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     def stop(self, timeout_s: float) -> bool:
         """Sync once more and end; return whether the thread has ended in time."""
@@ -92,11 +103,16 @@ class Syncer:
             return not self._stopping
 
     def _sync(self) -> None:
+        began_s = time.monotonic()
         try:
             for path in self._paths:
                 self._sync_file(path)
         except (OSError, sqlite3.Error) as error:
             self.on_error(f"the disk refuses to sync: {error}")
+        else:
+            with self._changed:  # what came meanwhile waits since the round began, at the longest
+                self._behind_since_s = began_s if self._dirty else None
+            self.on_synced()
         self.syncs += 1
 
     def _sync_file(self, path: Path) -> None:
@@ -111,6 +127,10 @@ class Syncer:
         os.fdatasync(descriptor)
         if path in self._databases and os.fstat(descriptor).st_size > CHECKPOINT_BYTES:
             _checkpoint(self._databases[path])
+
+
+def _nothing() -> None:
+    """Take good news before anybody has asked for news."""
 
 
 def _ignore(words: str) -> None:

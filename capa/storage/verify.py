@@ -1,21 +1,30 @@
 """Whether a sealed bundle is what it was when it was sealed."""
 
+import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 from capa.config.problems import Problem
 from capa.errors import BundleError
+from capa.storage.chain import walk_chain
+from capa.storage.inflight import EVENTS_FILE, connect_for_reading
 from capa.storage.manifest import MANIFEST_FILE, Manifest, read_manifest
+from capa.storage.signing import SIGNATURE_FILE, SigningError, signature_problem
 from capa.storage.sums import SUMS_FILE, content_files, parse_sums, sha256_of, strangers
 
 __all__ = ["verify_bundle", "verify_contents"]
 
+_MOST_BREAKS = 10
 
-def verify_bundle(path: Path) -> list[Problem]:
+
+def verify_bundle(path: Path, *, allowed_signers: Path | None = None) -> list[Problem]:
     """Hash every file of a bundle again; return what is wrong with it, nothing when it is whole.
 
-    What lies in the folder and is no file (a symlink) is named too, as not blocking: it is no
-    part of the bundle, and says nothing of what is.
+    The chain of the events is followed too, and the signature checked where there is one; with
+    ``allowed_signers``, a file of trusted keys, there must be one, by one of them. What lies in
+    the folder and is no file (a symlink) is named too, as not blocking: it is no part of the
+    bundle, and says nothing of what is.
     """
     try:
         manifest = read_manifest(path)
@@ -26,7 +35,66 @@ def verify_bundle(path: Path) -> list[Problem]:
         message = f"bundle_status is {manifest.bundle_status}, not sealed"
         hint = "finalize it: python -m capa.storage.finalize DIR"
         problems.append(_problem("not_sealed", path, MANIFEST_FILE, message, hint))
-    return [*problems, *verify_contents(path, manifest), *_verify_sums(path, manifest)]
+    return [
+        *problems,
+        *_verify_name(path, manifest),
+        *verify_contents(path, manifest),
+        *_verify_chain(path, manifest),
+        *_verify_sums(path, manifest),
+        *_verify_signature(path, manifest, allowed_signers),
+    ]
+
+
+def _verify_name(path: Path, manifest: Manifest) -> Iterator[Problem]:
+    if manifest.run_id != path.resolve().name:
+        message = f"says that it is of run {manifest.run_id}; was the folder renamed?"
+        yield _problem("other_name", path, MANIFEST_FILE, message, blocking=False)
+
+
+def _verify_chain(path: Path, manifest: Manifest) -> Iterator[Problem]:
+    """Follow the chain of the events to the end that the manifest states."""
+    stated = manifest.events_chain
+    if stated is None:  # format 1, or not finalized
+        return
+    try:
+        with closing(connect_for_reading(path / EVENTS_FILE)) as connection:
+            rows = connection.execute("SELECT * FROM events ORDER BY id")
+            chain = walk_chain(rows, manifest.run_id)
+    except (sqlite3.Error, TypeError, ValueError) as error:
+        yield _problem("chain_unreadable", path, EVENTS_FILE, f"cannot be followed: {error}")
+        return
+    for number in sorted(set(chain.breaks) - set(stated.breaks))[:_MOST_BREAKS]:
+        message = f"event {number} does not follow on the one before: one was removed or edited"
+        yield _problem("chain_broken", path, EVENTS_FILE, message)
+    if (chain.rows, chain.head) != (stated.rows, stated.head):
+        message = f"has {chain.rows} events and another end than the {stated.rows} that were sealed"
+        yield _problem("chain_altered", path, EVENTS_FILE, message)
+
+
+def _verify_signature(
+    path: Path, manifest: Manifest, allowed_signers: Path | None
+) -> Iterator[Problem]:
+    signature, signer = path / SIGNATURE_FILE, manifest.signer
+    if signer is None:
+        if allowed_signers is not None:
+            yield _problem("not_signed", path, SIGNATURE_FILE, "the bundle is not signed")
+        elif signature.exists():
+            message = "is there, but the manifest names no key"
+            yield _problem("signature_stray", path, SIGNATURE_FILE, message)
+        return
+    if not signature.exists():
+        yield _problem("signature_missing", path, SIGNATURE_FILE, "is missing; it was signed once")
+        return
+    try:
+        sums = (path / SUMS_FILE).read_bytes()
+        wrong = signature_problem(sums, signature, signer, allowed_signers=allowed_signers)
+    except (OSError, SigningError) as error:
+        blocking = allowed_signers is not None
+        message = f"was not checked: {error}"
+        yield _problem("signature_unchecked", path, SIGNATURE_FILE, message, blocking=blocking)
+        return
+    if wrong is not None:
+        yield _problem("signature_bad", path, SIGNATURE_FILE, wrong)
 
 
 def verify_contents(path: Path, manifest: Manifest) -> list[Problem]:

@@ -100,7 +100,7 @@ def test_a_log_cut_at_any_byte_keeps_every_event_committed_before_the_cut(
         assert result.sealed, result.detail
         whole = sum(committed <= size for committed in sizes)
         assert messages(path) == [str(number) for number in range(whole)]
-        assert verify_bundle(path) == []
+        assert not any(problem.blocking for problem in verify_bundle(path))
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,7 @@ from trio.testing import MockClock
 
 from capa.channels.sample import Sample, Status
 from capa.errors import BundleError
-from capa.storage import bundle
+from capa.storage import bundle, folder
 from capa.storage.bundle import BundleWriter, new_run_id
 from capa.storage.events import metadata_json
 from capa.storage.inflight import EventRow, EventStore
@@ -115,7 +115,7 @@ async def test_the_oldest_samples_are_dropped_and_counted_when_the_disk_falls_be
 ) -> None:
     monkeypatch.setattr(bundle, "MAX_BUFFERED_SAMPLES", 1)
     writer = new_writer(tmp_path)
-    writer._recorder._max_pending_samples = 3
+    writer._recorder.waiting.limit = 3
     monkeypatch.setattr(writer._recorder, "pump", lambda: None)
     for number in range(10):
         writer.write_samples([Sample("a", number, at_s=number)])
@@ -126,8 +126,8 @@ async def test_the_oldest_samples_are_dropped_and_counted_when_the_disk_falls_be
     assert stats is not None
     assert (stats.samples, stats.samples_dropped) == (3, 7)
     with closing(sqlite3.connect(writer.path / "inflight.sqlite")) as connection:
-        rows = connection.execute("SELECT t_min_ns FROM batches").fetchall()
-    assert rows == [(7_000_000_000,), (8_000_000_000,), (9_000_000_000,)]
+        rows = connection.execute("SELECT t_mono_ns FROM batches").fetchall()
+    assert [int.from_bytes(row[0], "little") for row in rows] == [7 * 10**9, 8 * 10**9, 9 * 10**9]
 
 
 class _FullDisk:
@@ -210,10 +210,10 @@ async def test_a_run_id_that_is_taken_is_refused_and_the_old_bundle_stays(tmp_pa
 def test_a_bundle_that_cannot_be_begun_leaves_no_folder(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(folder: Path, manifest: object) -> None:
+    def refuse(path: Path, manifest: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(bundle, "write_manifest", refuse)
+    monkeypatch.setattr(folder, "write_manifest", refuse)
     with pytest.raises(BundleError, match="No space left on device"):
         new_writer(tmp_path)
     assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,66 @@
+"""A bundle's SQLite file as one sound file: its log taken in, salvaged if need be."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+from capa.errors import BundleError
+from capa.storage.atomic import fsync_dir, fsync_file
+from capa.storage.evidence import EVIDENCE_DIR, keep_evidence
+from capa.storage.inflight import connect_for_reading, wal_of
+from capa.storage.salvage import resume_salvage, salvage
+from capa.storage.wal import mend_wal
+from capa.storage.work import Work
+
+__all__ = ["repaired"]
+
+
+def repaired(work: Work, name: str, create: Callable[[sqlite3.Connection], None]) -> Path:
+    """Return the path of a database in one sound file; what was odd about it is noted.
+
+    Raises:
+        OSError, sqlite3.Error, BundleError: the disk refuses, or somebody holds the file.
+    """
+    path = work.path / name
+    resume_salvage(path)
+    if wal_of(path).exists() and not (path.exists() and path.stat().st_size):
+        # SQLite would take such a log for a leftover, and delete it.
+        work.note(f"{name} was missing beside its log, which is kept in {EVIDENCE_DIR}/")
+        keep_evidence(path)
+    elif (mended := mend_wal(path)) is not None:
+        work.note(mended)
+    try:
+        if path.exists():
+            _check(path)
+    except sqlite3.OperationalError:  # locked, read-only, full: not damage
+        raise
+    except sqlite3.DatabaseError:
+        work.note(salvage(path))
+    _as_single_file(path, create)
+    return path
+
+
+def _check(path: Path) -> None:
+    """Look for damage, without changing anything.
+
+    Raises:
+        sqlite3.DatabaseError: it is damaged.
+    """
+    with closing(connect_for_reading(path)) as connection:
+        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+    if verdict != "ok":
+        raise sqlite3.DatabaseError(verdict)
+
+
+def _as_single_file(path: Path, create: Callable[[sqlite3.Connection], None]) -> None:
+    """Bring the WAL into the database, so that the one file holds everything."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        create(connection)
+        connection.execute("PRAGMA synchronous=FULL")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        (mode,) = connection.execute("PRAGMA journal_mode=DELETE").fetchone()
+        if mode != "delete":
+            raise BundleError(f"{path}: stays in mode {mode}; does another program hold it open?")
+    fsync_file(path)
+    fsync_dir(path.parent)
