@@ -97,13 +97,14 @@ class MethodExecutor(StepKinds):
             position += 1
             self.current_step_index = position
 
-    async def run_segment(self, steps: Step | Sequence[Step]) -> None:
+    async def run_segment(self, steps: Step | Sequence[Step] | Method) -> None:
         """Run steps that are not the method's own: a clean-up, a phase in between.
 
         After a stop only ``safe_shutdown`` steps run, and only the next stop ends their dwell:
         the rig is cooled, never heated, by a segment that a stop overtook.
         """
-        segment = steps if isinstance(steps, Sequence) else (steps,)
+        given = steps.steps if isinstance(steps, Method) else steps
+        segment = given if isinstance(given, Sequence) else (given,)
         self._cleaning_up = self._context.external_stop.is_set()
         try:
             for index, step in enumerate(segment):

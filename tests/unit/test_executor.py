@@ -613,7 +613,7 @@ async def test_a_segment_does_not_move_the_walk(autojump_clock: MockClock) -> No
 async def test_after_a_stop_a_segment_only_cools(autojump_clock: MockClock) -> None:
     rig = bench()
     rig.stop.set("over")
-    await rig.executor.run_segment(method(setpoint(600.0), shutdown(heater_setpoint=25.0)).steps)
+    await rig.executor.run_segment(method(setpoint(600.0), shutdown(heater_setpoint=25.0)))
     assert rig.dispatcher.values == [25.0]
 
 
