@@ -11,6 +11,7 @@ from capa.channels.spec import ChannelSpec, Difference
 from capa.config.draft import Draft
 from capa.config.explain import did_you_mean, explain, shown
 from capa.config.hardware import HardwareProfile
+from capa.config.poll_plan import poll_plan_problems
 from capa.config.problems import Problem
 from capa.config.profile_monitor import monitor_problems
 from capa.config.profile_safety import safety_problems
@@ -38,6 +39,7 @@ def examine_profile(
     draft = Draft.of(source, _families(source, families))
     for check in (_names, _ports, _links, _devices, _bindings, _commands, _derived):
         problems.extend(check(draft))
+    problems.extend(poll_plan_problems(draft))
     problems.extend(setting_problems(draft))
     problems.extend(safety_problems(draft))
     problems.extend(monitor_problems(draft))
