@@ -79,7 +79,8 @@ class Opening:
     ) -> LaterStages:
         """Make what drives the later stages; it goes on where the last process stopped waiting."""
         service, stages = self._service, parts.profile.safe_state
-        store = StageStore(service.settings.spool.root.parent / "safe_stages.json")
+        real, toy = service.settings.spool.root.parent, service.settings.runtime.dir / "twin"
+        store = StageStore((toy if service.options.twin else real) / "safe_stages.json")
         pending, words = await trio.to_thread.run_sync(store.load, stages)
         if words:
             service.log.warning("safe_state.later_forgotten", message=words)

@@ -152,18 +152,20 @@ class ForegroundRun:
             report = await conductor.run(self.request)
             code = self._told(report)
             if report.run_id is not None and self.twin_dir is None:
-                code = max(code, await self._cooled(rig, monitor, report))
+                code = max(code, await self._cooled(rig, gate, monitor, report))
             nursery.cancel_scope.cancel()
         return code
 
-    async def _cooled(self, rig: Rig, monitor: SafetyMonitor, report: RunReport) -> int:
+    async def _cooled(self, rig: Rig, gate: Gate, monitor: SafetyMonitor, report: RunReport) -> int:
         """Wait for the later stages of the safe state; what a signal leaves undone is said.
 
         A simulated furnace needs nobody to wait for it.
         """
 
         async def drive(pending: Pending) -> Mapping[str, ChannelVerdict]:
-            found = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S, stage=pending.stage)
+            found = await drive_safe_state(
+                rig, budget_s=SAFING_BUDGET_S, stage=pending.stage, on_write=gate.note
+            )
             monitor.judge(found)
             for one in found.values():
                 self.console.waiting(f"{one.channel} = {one.value:g}: {one.verdict}, {one.detail}")

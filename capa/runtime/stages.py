@@ -149,12 +149,18 @@ class LaterStages:
         self._changed()
 
     def go_on(self, after: str | None, verdicts: Mapping[str, ChannelVerdict]) -> None:
-        """Begin anew after a run; or, where none came to be (None), wait on as before."""
-        if after is not None:
-            latest = newest(verdicts, self._meanwhile)
-            self._unreached, self._started = _unreached(latest), True
-            self._begin(after)
+        """Begin anew after a run; or, where none came to be (None), wait on as before.
+
+        A run of which nobody knows how it left the outputs has left them unreached.
+        """
         self._paused = False
+        meanwhile, self._meanwhile = self._meanwhile, {}
+        if after is not None:
+            latest = newest(verdicts, meanwhile)
+            self._unreached, self._started = _unreached(latest) or not latest, True
+            self._begin(after)
+        elif meanwhile:
+            self.heard(meanwhile)
         self._dirty.set()
         self._changed()
 

@@ -257,6 +257,33 @@ async def test_a_run_that_was_refused_has_cost_no_time(
         assert one.driven == [(60.0, 1)]
 
 
+async def test_a_heater_lost_while_a_run_was_refused_is_not_forgotten(
+    autojump_clock: MockClock, file: Path
+) -> None:
+    async with cooling(Cooling(STAGES, file)) as one:
+        one.stage_one()
+        await trio.sleep(1)
+        await one.later.pause()
+        one.stage_one(Verdict.UNREACHABLE)
+        one.later.go_on(None, {})
+        await trio.sleep(1)
+        one.publish(20.0)
+        await trio.sleep(1)
+        assert one.driven == []
+
+
+async def test_a_run_of_whose_safe_state_nothing_is_known_has_left_nothing_safe(
+    autojump_clock: MockClock, file: Path
+) -> None:
+    async with cooling(Cooling(STAGES, file)) as one:
+        await one.later.pause()
+        one.later.go_on("run-1", {})
+        await trio.sleep(1)
+        one.publish(20.0)
+        await trio.sleep(1)
+        assert one.driven == []
+
+
 async def test_a_run_waits_for_the_end_of_a_stage_that_is_being_driven(
     autojump_clock: MockClock, file: Path
 ) -> None:
