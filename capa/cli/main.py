@@ -4,6 +4,8 @@ import sys
 
 import typer
 
+from capa.cli.bundle import bundle
+from capa.cli.devices import devices
 from capa.cli.plugins import plugins
 from capa.cli.run import run
 from capa.cli.safety import safety
@@ -24,6 +26,8 @@ app.command(no_args_is_help=True)(validate)
 app.command(no_args_is_help=True)(run)
 app.command(no_args_is_help=True)(twin)
 app.command("twin-fault", no_args_is_help=True)(twin_fault)
+app.add_typer(bundle, name="bundle")
+app.add_typer(devices, name="devices")
 app.add_typer(plugins, name="plugins")
 app.add_typer(safety, name="safety")
 
