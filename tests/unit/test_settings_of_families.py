@@ -10,6 +10,8 @@ from adapters.alicat import FAMILY as ALICAT
 from adapters.mettler import FAMILY as METTLER
 from adapters.modbus import FAMILY as MODBUS
 from adapters.sartorius import FAMILY as SARTORIUS
+from adapters.watlow.codec import Units
+from adapters.watlow.hazards import hazards_of
 from capa.devices.adapter import AdapterFamily, FieldWrite
 from capa.devices.link import Priority
 from capa.devices.preflight import HasSettings, OutputUse, SettingReport, Severity, Sweep
@@ -133,6 +135,19 @@ async def test_a_safe_value_is_always_written(autojump_clock: MockClock) -> None
     for _ in range(3):
         await bench.driver.write(FieldWrite("setpoint", 0.0), priority=Priority.SAFE)
     assert [line for line in bench.link.sent if line.startswith(b"AS")] == [b"AS 0.00\r"] * 3
+
+
+# --- a controller that does not tell --------------------------------------------------------------
+
+
+def test_a_controller_that_does_not_tell_whether_it_saves_is_taken_to_save() -> None:
+    ramp = OutputUse(
+        "heater.setpoint", "setpoint", "degC", sweeps=(Sweep(600.0, 10_800.0, 108_000),)
+    )
+    (wear,) = hazards_of("oven", Units.DEG_F, "low_high", {}, [ramp], {})
+    assert (wear.setting, wear.severity) == ("eeprom_wear", Severity.WARN)
+    assert "may save" in wear.message
+    assert "rated for about 1000000 writes, and this method makes up to 2161" in wear.message
 
 
 # --- register maps ------------------------------------------------------------------------------
