@@ -1,9 +1,10 @@
 """How the engine gets at any Modbus device."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from adapters.modbus.blocks import block_of, blocks_of, reading
-from adapters.modbus.codec import Framing, Query
+from adapters.modbus.codec import Framing, Query, ReadRegisters
 from adapters.modbus.device import ModbusAdapter, outside, writing
 from adapters.modbus.fields import RegisterField, encode
 from adapters.modbus.options import ModbusOptions, unit_of
@@ -13,12 +14,22 @@ from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
 from capa.devices.poll_cost import ExchangeCost
 from capa.devices.preflight import SettingInfo
+from capa.devices.probing import LineSettings, Probe
 from capa.devices.safe_plan import ReadBack, SafeWrite
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinDevice
+from capa.errors import FrameError
 
 __all__ = ["ModbusFamily", "cost_of"]
 
+_LINES = (
+    LineSettings(9600),
+    LineSettings(19200),
+    LineSettings(19200, parity="E"),
+    LineSettings(9600, parity="E"),
+    LineSettings(38400),
+)
+_LAST_PROBED = 16
 _RTU_OVERHEAD = 3
 _TCP_OVERHEAD = 7
 
@@ -55,6 +66,24 @@ class ModbusFamily:
     def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
         """Return what the map says of the device that is no output."""
         return settings_of(ModbusOptions.model_validate(spec.options).used)
+
+    def probes(self) -> Sequence[Probe]:
+        """Return a read of holding register 0, at the usual settings, of the first addresses.
+
+        Whatever is answered, a refusal included, says that a Modbus device is there; which one,
+        nothing in the protocol tells.
+        """
+        return [
+            Probe(
+                line=line,
+                address=unit,
+                request=Query(ReadRegisters(unit, 0, 1)).frame,
+                asks=f"holding register 0 of unit {unit}",
+                recognise=partial(_recognised, unit),
+            )
+            for line in _LINES
+            for unit in range(1, _LAST_PROBED + 1)
+        ]
 
     def safe_write(self, spec: DeviceSpec, write: FieldWrite) -> SafeWrite:
         """Return the bytes that write one field of the map and read it back; no I/O.
@@ -98,3 +127,12 @@ def _read_back(unit: int, field: RegisterField, options: ModbusOptions) -> ReadB
         gain=field.scale,
         offset=field.offset,
     )
+
+
+def _recognised(unit: int, seen: bytes) -> str | None:
+    """Tell any whole reply of that unit to a read by its form and its CRC."""
+    try:
+        reply = Query(ReadRegisters(unit, 0, 1)).collector().feed(seen)
+    except FrameError:
+        return None
+    return None if reply is None else "a Modbus device"
