@@ -9,12 +9,13 @@ from capa.devices.twin import TwinReply
 __all__ = ["LINE_FAULTS", "PORT_GONE", "LineFaults"]
 
 LINE_FAULTS: Final = frozenset(
-    {"silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address"}
+    {"silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address", "echo"}
 )
 """``silence``: the device hears nothing. ``mute``: it hears and obeys, and its reply is lost.
 ``delay``: replies come ``value`` s late (1). ``noise``: ``value`` stray bytes (3) before a reply.
 ``truncate``: a reply is cut to ``value`` bytes (half). ``crc``: a byte at its end is wrong.
-``wrong_address``: its first byte is another device's."""
+``wrong_address``: its first byte is another device's. ``echo``: the adapter hears what the host
+sends (the whole line's); with a ``value``, byte number so many of it comes back wrong."""
 
 PORT_GONE: Final = "port_gone"
 """The adapter is unplugged: the port vanishes, and comes back when the fault ends."""
@@ -44,6 +45,15 @@ class LineFaults:
     def deafens(self, device: str) -> bool:
         """Whether the device hears nothing."""
         return bool(self._active) and self._has("silence", device)
+
+    def echo(self, sent: bytes) -> bytes | None:
+        """Return what the host hears of its own words; None where it hears nothing."""
+        if not any(kind == "echo" for kind, _ in self._active):
+            return None
+        at = next(value for (kind, _), value in self._active.items() if kind == "echo")
+        if at is None or not 0 <= int(at) < len(sent):
+            return sent
+        return sent[: int(at)] + bytes([sent[int(at)] ^ 0x15]) + sent[int(at) + 1 :]
 
     def shape(self, reply: TwinReply, device: str) -> TwinReply | None:
         """Return what becomes of a reply; None if nothing of it arrives."""

@@ -1,8 +1,9 @@
 """One simulated line: the devices on it, its faults, and the order of their replies."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from adapters.twin.faults import LineFaults
 from adapters.twin.plant import TwinSettings
@@ -11,6 +12,9 @@ from capa.devices.spec import LinkSpec
 from capa.devices.twin import SpeaksUnasked, TwinDevice, TwinReply, WearsOut
 
 __all__ = ["Due", "TwinLine"]
+
+USB_PACKET: Final = 62
+"""Payload bytes of a full packet of an FTDI adapter, which does not wait for its timer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,7 @@ class TwinLine:
         self._log = log
         self._idle_s = settings.idle_s
         self._character_s = spec.character_s if settings.wire_timing else 0.0
+        self._usb_s = settings.usb_latency_s
         self._heard_at_s = -math.inf
         self._free_at_s = -math.inf
         self._outputs: dict[tuple[str, str], float] = {}
@@ -60,10 +65,11 @@ class TwinLine:
     def unasked(self, now_s: float) -> list[Due]:
         """Return what devices say of themselves since the last look."""
         return [
-            self._schedule(reply, 0, now_s)
+            due
             for device in self._talkers
             for raw in device.unasked()
             if (reply := self.faults.shape(raw, device.name)) is not None
+            for due in self._schedule(reply, 0, now_s)
         ]
 
     def accept(self, chunk: bytes, now_s: float) -> list[Due]:
@@ -74,13 +80,13 @@ class TwinLine:
                 device.line_idle()
         self._heard_at_s = now_s
         due = self.unasked(now_s)
+        if (echo := self.faults.echo(chunk)) is not None:
+            due += self._schedule(TwinReply(echo), 0, now_s)
         for device in self.devices:
             if not self.faults.deafens(device.name):
-                due += [
-                    self._schedule(reply, len(chunk), now_s)
-                    for raw in device.receive(chunk)
-                    if (reply := self.faults.shape(raw, device.name)) is not None
-                ]
+                for raw in device.receive(chunk):
+                    if (reply := self.faults.shape(raw, device.name)) is not None:
+                        due += self._schedule(reply, len(chunk), now_s)
         self.log_outputs()
         return due
 
@@ -100,7 +106,19 @@ class TwinLine:
                 self._worn[device] = writes
                 self._log.memory(self.name, device.name, writes)
 
-    def _schedule(self, reply: TwinReply, heard: int, now_s: float) -> Due:
+    def _schedule(self, reply: TwinReply, heard: int, now_s: float) -> list[Due]:
         wire_s = (heard + len(reply.data)) * self._character_s
-        self._free_at_s = max(now_s + reply.delay_s + wire_s, self._free_at_s)
-        return Due(self._free_at_s, reply.data)
+        end_s = self._free_at_s = max(now_s + reply.delay_s + wire_s, self._free_at_s)
+        if self._usb_s <= 0:
+            return [Due(end_s, reply.data)]
+        return list(self._through_usb(reply.data, end_s))
+
+    def _through_usb(self, data: bytes, end_s: float) -> Iterator[Due]:
+        """Hand bytes over as an FTDI adapter does: full packets at once, the rest at its timer."""
+        full = len(data) - len(data) % USB_PACKET
+        for at in range(0, full, USB_PACKET):
+            last = at + USB_PACKET
+            yield Due(end_s - (len(data) - last) * self._character_s, data[at:last])
+        if full < len(data):
+            tick_s = math.ceil(end_s / self._usb_s - 1e-9) * self._usb_s
+            yield Due(tick_s, data[full:])

@@ -32,6 +32,9 @@ class TwinSettings:
     """Silence after which a half-received request is forgotten."""
     wire_timing: bool = False
     """Whether replies take the time that the link's baud rate says."""
+    usb_latency_s: float = 0.0
+    """The latency timer of a USB adapter: 0.016 in an FTDI from the factory, 0.001 in a tuned one;
+    0 for none. A reply's last bytes wait for its next tick."""
 
 
 class Plant:

@@ -9,7 +9,7 @@ from capa.cli.devices import devices
 from capa.cli.plugins import plugins
 from capa.cli.run import run
 from capa.cli.safety import safety
-from capa.cli.twin import twin, twin_fault
+from capa.cli.twin import twin_fault, twins
 from capa.cli.validate import validate
 
 __all__ = ["app", "main"]
@@ -24,8 +24,8 @@ app = typer.Typer(
 )
 app.command(no_args_is_help=True)(validate)
 app.command(no_args_is_help=True)(run)
-app.command(no_args_is_help=True)(twin)
-app.command("twin-fault", no_args_is_help=True)(twin_fault)
+app.add_typer(twins, name="twin")
+app.command("twin-fault", hidden=True, no_args_is_help=True)(twin_fault)  # its older name
 app.add_typer(bundle, name="bundle")
 app.add_typer(devices, name="devices")
 app.add_typer(plugins, name="plugins")

@@ -7,11 +7,30 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from capa.config.beside import files_beside
 from capa.errors import CapaError
 
-__all__ = ["twin", "twin_fault"]
+__all__ = ["TwinGroup", "twin", "twin_fault", "twins"]
+
+
+class TwinGroup(TyperGroup):
+    """``capa twin PROFILE`` is short for ``capa twin serve PROFILE``."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:  # noqa: ANN401 - typer's, private
+        """Put ``serve`` in front of what is no command's name."""
+        if args and args[0] not in self.commands and args[0] not in {"--help", "-h"}:
+            args = ["serve", *args]
+        return super().parse_args(ctx, args)
+
+
+twins = typer.Typer(
+    cls=TwinGroup,
+    help="Simulated instruments: capa twin PROFILE --dir DIR, and capa twin fault DIR KIND.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
 
 
 def twin(
@@ -70,3 +89,7 @@ def _entry(name: str) -> Callable[..., Any]:
         return load_twins({name})[name]
     except KeyError as error:
         raise CapaError(f"no twin {name!r} is installed; install capa again") from error
+
+
+twins.command("serve")(twin)
+twins.command("fault", no_args_is_help=True)(twin_fault)

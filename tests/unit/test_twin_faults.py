@@ -139,6 +139,7 @@ async def test_with_wire_timing_a_reply_takes_as_long_as_its_bytes(
     async def poll_s(profile: Profile) -> float:
         async with trio.open_nursery() as nursery:
             rig = await opened(nursery, profile)
+            await rig.adapters["purge"].poll()  # the first one asks for more than a frame
             begun_s = trio.current_time()
             await rig.adapters["purge"].poll()
             taken_s = trio.current_time() - begun_s
@@ -180,3 +181,29 @@ async def test_a_fault_that_nobody_has_is_refused(autojump_clock: MockClock) -> 
 async def test_a_family_that_is_not_installed_is_named(autojump_clock: MockClock) -> None:
     with pytest.raises(CapaError, match="no adapter 'alicat' is installed; there are: watlow"):
         twin_connectors(bench(), {"watlow": WATLOW})
+
+
+async def test_a_usb_adapter_keeps_a_replys_end_until_its_next_tick(
+    autojump_clock: MockClock,
+) -> None:
+    profile = bench(wire_timing=True, usb_latency_s=0.016)
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, profile)
+        taken_ms = []
+        for _ in range(20):
+            await rig.adapters["purge"].poll()
+            taken_ms.append(trio.current_time() * 1000)
+            await trio.sleep(0.0123)
+        nursery.cancel_scope.cancel()
+    assert all(min(each % 16, 16 - each % 16) < 0.01 for each in taken_ms)
+
+
+async def test_an_adapter_that_echoes_where_the_profile_says_nothing_of_it_is_noticed(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, bench())
+        rig.twins.fault("echo", link="gas")
+        with pytest.raises((FrameError, LinkTimeoutError)):
+            await rig.adapters["purge"].poll()
+        nursery.cancel_scope.cancel()
