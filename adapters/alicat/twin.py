@@ -146,6 +146,8 @@ class AlicatTwin:
             )
         if self._options.firmware in _MODERN and (said := self._tell(text)) is not None:
             return f"{self._unit} {said}".encode("ascii") + EOL
+        if text == "R122":  # what it controls; 37 is mass flow, as numat/alicat has it
+            return f"{self._unit}   122 = 37".encode("ascii") + EOL
         if (table := self._table(text)) is not None:
             return b"".join(row.encode("ascii") + EOL for row in table)
         return self._act(text)
