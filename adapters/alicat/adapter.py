@@ -24,7 +24,7 @@ from capa.devices.base import BaseAdapter
 from capa.devices.lines import LineReply
 from capa.devices.link import Answer, Link, Priority
 from capa.devices.momentary import Keys
-from capa.devices.plausible import Look, SecondLook, Verdict
+from capa.devices.plausible import Look, SecondLook
 from capa.devices.spec import DeviceSpec
 from capa.errors import DeviceError
 
@@ -96,9 +96,9 @@ class AlicatAdapter(BaseAdapter):
         if self._look is not None and self._look.doubts(_look(answer.value)):
             again = await self._frame(Priority.POLL)
             verdict = self._look.judge(_look(answer.value), _look(again.value))
-            if verdict is not Verdict.CHANGED:
+            if verdict.is_trouble:
                 self._count(verdict)
-            answer, restless = again, verdict is Verdict.RESTLESS
+            answer, restless = again, verdict.settles
         frame, at_s = answer.value, answer.at_s
         readings = readings_of(self._options, frame, at_s, restless=restless)
         if "hold" in self._fields:

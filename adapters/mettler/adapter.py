@@ -103,9 +103,9 @@ class MettlerAdapter(BaseAdapter):
             answer = await self._ask(self._options.poll, Priority.POLL)
             again = _look(answer.value)
             verdict = Verdict.CHANGED if again is None else self._look.judge(look, again)
-            if verdict is not Verdict.CHANGED:
+            if verdict.is_trouble:
                 self._count(verdict)
-            restless = verdict is Verdict.RESTLESS
+            restless = verdict.settles
         at_s = answer.at_s
         readings = self._weighed(answer.value, at_s, restless=restless)
         return [*readings, *self._keys.readings(at_s)]

@@ -24,7 +24,7 @@ from capa.devices.adapter import FieldInfo, FieldWrite, Identity, Reading, Write
 from capa.devices.base import BaseAdapter
 from capa.devices.link import Answer, Link, Priority
 from capa.devices.momentary import Keys, key_field
-from capa.devices.plausible import Look, SecondLook, Verdict, look_at_number
+from capa.devices.plausible import Look, SecondLook, look_at_number
 from capa.devices.spec import DeviceSpec
 from capa.errors import DeviceError, LinkTimeoutError
 
@@ -111,9 +111,9 @@ class SartoriusAdapter(BaseAdapter):
         if self._look is None or not isinstance(again, Weight):
             return False
         verdict = self._look.judge(first, look_at_number(again.digits))
-        if verdict is not Verdict.CHANGED:
+        if verdict.is_trouble:
             self._count(verdict)
-        return verdict is Verdict.RESTLESS
+        return verdict.settles
 
     def _readings(self, line: Line, at_s: float, native: str, *, restless: bool) -> list[Reading]:
         match line:

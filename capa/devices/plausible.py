@@ -16,11 +16,23 @@ class Verdict(StrEnum):
     """What a second look says."""
 
     CHANGED = "changed"
-    """Both looks agree, or it moves steadily: the device is where the second one says."""
+    """Both looks agree: the device is where they say."""
+    MOVING = "moving"
+    """All three differ, and lie on one way: it is on its way to somewhere."""
     GLITCH = "implausible"
     """The first was wrong; the second agrees with what was before."""
     RESTLESS = "restless"
     """All three disagree: what is measured moves that fast, or the line is very bad."""
+
+    @property
+    def settles(self) -> bool:
+        """Whether nothing vouches for the second look but itself: its status is ``settling``."""
+        return self in {Verdict.MOVING, Verdict.RESTLESS}
+
+    @property
+    def is_trouble(self) -> bool:
+        """Whether it is worth counting."""
+        return self in {Verdict.GLITCH, Verdict.RESTLESS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +82,7 @@ class SecondLook:
                 self._steps, before.numbers, first.numbers, second.numbers, strict=True
             )
         )
-        return Verdict.CHANGED if steady else Verdict.RESTLESS
+        return Verdict.MOVING if steady else Verdict.RESTLESS
 
     def _agree(self, one: Look, other: Look) -> bool:
         return one.labels == other.labels and all(
