@@ -16,6 +16,7 @@ PARTS = {
     "guard": guard.measure,
     "ticks": ticks.measure,
     "load": load.measure,
+    "devices": devices.measure,
 }
 
 

@@ -12,10 +12,13 @@ from rich.table import Table
 
 from capa.channels.registry import ChannelRegistry
 from capa.cli.devices_rig import Bench
+from capa.config.hardware import HardwareProfile
 from capa.config.poll_plan import LinePlan, line_plans
 from capa.devices.adapter import Identity, Reading
+from capa.devices.preflight import Severity
 from capa.devices.session import OpenDevice
 from capa.errors import CapaError
+from capa.runtime.device_preflight import look_at, output_uses
 
 __all__ = ["CheckedDevice", "check_devices", "tell_checked"]
 
@@ -24,6 +27,7 @@ UP_S = 5.0
 SLOW_SHARE = 0.7
 """Of the reply time-out: a device this slow will miss it one day."""
 OK, WARN, FAIL = "ok", "warning", "failed"
+_SEVERITIES = {Severity.REFUSE: FAIL, Severity.WARN: WARN}
 _MARKS = {OK: "✓", WARN: "!", FAIL: "✗"}
 _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 
@@ -78,12 +82,13 @@ async def check_devices(bench: Bench) -> list[CheckedDevice]:
     async with bench.devices() as devices, trio.open_nursery() as nursery:
         for link in dict.fromkeys(device.link_spec.name for device in devices.values()):
             own = [device for device in devices.values() if device.link_spec.name == link]
-            nursery.start_soon(_check_line, own, registry, plans.get(link), found)
+            nursery.start_soon(_check_line, own, bench.profile, registry, plans.get(link), found)
     return [found[device.name] for device in bench.profile.devices]
 
 
 async def _check_line(
     devices: Sequence[OpenDevice],
+    profile: HardwareProfile,
     registry: ChannelRegistry,
     plan: LinePlan | None,
     found: dict[str, CheckedDevice],
@@ -97,10 +102,26 @@ async def _check_line(
         found[device.spec.name] = checked
         if link.is_up:
             await _check(device, checked, registry)
+            if checked.identity is not None and checked.readings:
+                await _check_settings(device, checked, profile, registry)
         else:
             checked.note(FAIL, getattr(link, "why_down", "") or f"link {link.name} is down")
         if plan is not None and plan.load > 1:
             checked.note(FAIL, f"its line {plan}")
+
+
+async def _check_settings(
+    device: OpenDevice,
+    checked: CheckedDevice,
+    profile: HardwareProfile,
+    registry: ChannelRegistry,
+) -> None:
+    """Ask what it is set to, as arming does; what arming would mend is left as it is."""
+    uses = output_uses(profile, registry, device.adapter)
+    for report in await look_at(device.spec, device.adapter, uses):
+        if report.severity in _SEVERITIES:
+            text = f"{report.setting}: {report.message}; {report.remedy}"
+            checked.note(_SEVERITIES[report.severity], text)
 
 
 async def _check(device: OpenDevice, checked: CheckedDevice, registry: ChannelRegistry) -> None:
@@ -198,7 +219,8 @@ def tell_checked(found: Sequence[CheckedDevice], *, as_json: bool) -> bool:
     console.print(table)
     for checked in found:
         for note in checked.notes:
-            console.print(f"{_MARKS[checked.mark]} {checked.name}: {note}", markup=False)
+            words = f"{_MARKS[checked.mark]} {checked.name}: {note}"
+            console.print(words, markup=False, soft_wrap=True)
     bad = sum(checked.mark == FAIL for checked in found)
     console.print(f"{len(found) - bad} of {len(found)} devices answer as the profile says")
     return good

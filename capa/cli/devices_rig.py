@@ -15,6 +15,7 @@ import structlog
 from capa.config.hardware import HardwareProfile
 from capa.config.load import load_profile
 from capa.devices.session import OpenDevice, Tell, open_devices
+from capa.devices.spec import DeviceSpec
 from capa.errors import CapaError
 from capa.runtime.parts import Parts, load_parts
 from capa.runtime.twin_child import running_twin
@@ -75,6 +76,18 @@ class Bench:
         """The profile."""
         return self.parts.profile
 
+    def device(self, name: str) -> DeviceSpec:
+        """Return a device of the profile.
+
+        Raises:
+            CapaError: there is none of this name.
+        """
+        for device in self.profile.devices:
+            if device.name == name:
+                return device
+        known = ", ".join(device.name for device in self.profile.devices)
+        raise CapaError(f"no device is called {name!r}; there are: {known}")
+
     @asynccontextmanager
     async def devices(
         self, only: "Collection[str] | None" = None, tell: Tell | None = None
@@ -84,10 +97,8 @@ class Bench:
         Raises:
             CapaError: there is no such device.
         """
-        known = [device.name for device in self.profile.devices]
         for name in only or ():
-            if name not in known:
-                raise CapaError(f"no device is called {name!r}; there are: {', '.join(known)}")
+            self.device(name)
         async with open_devices(
             self.profile.links,
             self.profile.devices,

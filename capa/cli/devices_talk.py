@@ -52,7 +52,7 @@ class _Conversation:
     begun_s: float = 0.0
 
     def __post_init__(self) -> None:
-        self.spec = next(d for d in self.bench.profile.devices if d.name == self.name)
+        self.spec = self.bench.device(self.name)
         self.family = self.bench.parts.families[self.spec.adapter]
 
     def begin(self) -> None:

@@ -1,0 +1,150 @@
+"""``capa devices`` as an integrator uses it, against a twin on ptys."""
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from adapters.links import serial
+from capa.cli.devices_discover import probes_of, search
+from capa.devices.registry import load_families
+from tests.support.twin_process import TwinProcess, running_twin
+
+DEMO = Path("configs/hardware/demo.toml").resolve()
+CAPA = Path(sys.executable).with_name("capa")
+
+
+@pytest.fixture(scope="module")
+def twin(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TwinProcess]:
+    with running_twin(DEMO, tmp_path_factory.mktemp("devices") / "twin") as running:
+        yield running
+
+
+@pytest.fixture
+def healthy(twin: TwinProcess) -> Iterator[TwinProcess]:
+    yield twin
+    for fault in ("silence", "sensor_break"):
+        twin.ask(fault=fault, device="furnace", active=False)
+
+
+def devices(*words: object) -> subprocess.CompletedProcess[str]:
+    argv = [CAPA, "devices", *words]
+    return subprocess.run(
+        list(map(str, argv)), capture_output=True, text=True, timeout=90, check=False
+    )
+
+
+def profile_of(twin: TwinProcess) -> Path:
+    return twin.directory / "profile.toml"
+
+
+def test_check_names_who_answers_and_what_is_read(healthy: TwinProcess) -> None:
+    done = devices("check", profile_of(healthy), "--json")
+    assert done.returncode == 0, done.stderr
+    found = {each["device"]: each for each in json.loads(done.stdout)["devices"]}
+    assert [each["mark"] for each in found.values()] == ["ok", "ok", "ok"]
+    assert "EZ-ZONE" in found["furnace"]["model"]
+    assert found["balance"]["readings"]["mass"] == "2 g"
+    assert healthy.ask(outputs=True)["outputs"]["furnace.setpoint"] == pytest.approx(24.0)
+
+
+def test_check_fails_for_a_device_that_does_not_answer_and_goes_on_with_the_others(
+    healthy: TwinProcess,
+) -> None:
+    healthy.ask(fault="silence", device="furnace")
+    done = devices("check", profile_of(healthy))
+    assert done.returncode == 1
+    assert "furnace: link furnace_bus" in done.stdout
+    assert "check power, address, baud rate" in done.stdout
+    assert "2 of 3 devices answer as the profile says" in done.stdout
+
+
+def test_check_warns_of_a_broken_sensor(healthy: TwinProcess) -> None:
+    healthy.ask(fault="sensor_break", device="furnace")
+    done = devices("check", profile_of(healthy))
+    assert done.returncode == 0
+    assert "furnace: pv has no value: sensor_fail" in done.stdout
+
+
+def test_a_rig_that_a_daemon_works_on_is_left_alone_and_the_daemon_is_named(
+    healthy: TwinProcess, tmp_path: Path
+) -> None:
+    lock = tmp_path / "capad.lock"
+    lock.write_text("4711\n")
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        done = devices("check", profile_of(healthy), "--runtime-dir", tmp_path)
+    assert done.returncode == 2
+    assert "capad (pid 4711) works on this rig" in done.stderr
+
+
+def test_watch_prints_a_line_a_second_into_a_pipe(healthy: TwinProcess) -> None:
+    done = devices("watch", profile_of(healthy), "--for", "2.5", "--json")
+    assert done.returncode == 0, done.stderr
+    rows = [json.loads(line) for line in done.stdout.splitlines()]
+    assert rows
+    assert rows[-1]["balance.mass"] == {"value": "2", "unit": "g", "status": "ok"}
+
+
+def test_talk_prints_the_frames_as_they_pass(healthy: TwinProcess) -> None:
+    done = devices("talk", profile_of(healthy), "purge", "--polls", 1)
+    assert done.returncode == 0, done.stderr
+    assert '> "A\\r"' in done.stdout
+    assert '< "A +014.70' in done.stdout
+    assert "= pressure 14.7 ok" in done.stdout
+
+
+def test_a_device_that_is_not_in_the_profile_is_named_with_those_that_are(
+    healthy: TwinProcess,
+) -> None:
+    done = devices("talk", profile_of(healthy), "pump")
+    assert done.returncode == 2
+    assert "no device is called 'pump'; there are: furnace, purge, balance" in done.stderr
+
+
+def test_what_is_recorded_can_be_replayed_and_is_never_overwritten(
+    healthy: TwinProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "furnace.transcript"
+    words = ("record", profile_of(healthy), "furnace", "--polls", 2, "--out", file)
+    assert devices(*words).returncode == 0
+    assert devices("replay", file).returncode == 0
+    again = devices(*words)
+    assert again.returncode == 2
+    assert "is not overwritten" in again.stderr
+    file.write_text(file.read_text().replace("= pv 2", "= pv 9"))
+    changed = devices("replay", file)
+    assert changed.returncode == 1
+    assert "recorded: pv 9" in changed.stderr
+
+
+async def test_discover_finds_who_is_on_a_port_by_reads_alone(healthy: TwinProcess) -> None:
+    port = healthy.link("gas_bus").port
+    before = healthy.ask(outputs=True)
+    probes = probes_of(load_families({"alicat", "watlow"}))
+    few = [each for each in probes if each[1].line.baud == 19200][:6]
+    steps: list[str] = []
+    found = await search(port, few, serial.connector, progress=steps.append)
+    assert {(each.family, each.address) for each in found if each.model} == {("alicat", "A")}
+    assert len(steps) == len(few)
+    assert healthy.ask(outputs=True) == before
+
+
+def test_discover_sends_nothing_unless_it_is_told_to_go_on(healthy: TwinProcess) -> None:
+    port = os.path.realpath(healthy.link("gas_bus").port)
+    heard = len(healthy.wire(event="rx"))
+    done = devices("discover", "--port", port, "--family", "alicat")
+    assert done.returncode != 0
+    assert len(healthy.wire(event="rx")) == heard
+
+
+def test_list_says_what_each_family_can_do() -> None:
+    done = devices("list", "--json")
+    families = json.loads(done.stdout)
+    assert {"watlow", "alicat", "sartorius", "modbus", "mettler"} <= families.keys()
+    assert "guardian" in families["watlow"]["can"]
