@@ -4,7 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import guard, latency, load, startup, ticks
+from bench import devices, guard, latency, load, startup, ticks
 from bench.harness import running_twin
 from bench.table import Table
 
