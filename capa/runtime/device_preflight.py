@@ -1,7 +1,7 @@
 """Asks every instrument what it is set to, and says what that means for the run to come.
 
-``check_devices`` is for whoever wants to know: arming (which lets it enforce), ``capad --check``,
-``capa devices check``. All devices are asked at once, each within the same deadline.
+``check_devices`` asks a whole rig: arming does, and lets it enforce. ``look_at`` asks one device
+that is open without a rig, as for ``capa devices check``. Each device has the same deadline.
 """
 
 from collections.abc import Sequence
@@ -9,16 +9,19 @@ from functools import partial
 
 import trio
 
+from capa.channels.registry import ChannelRegistry, ResolvedChannel
+from capa.config.hardware import HardwareProfile
 from capa.config.method_use import ChannelUse, uses_of
 from capa.config.problems import Problem
-from capa.devices.preflight import OutputUse, SettingReport, Severity
+from capa.devices.adapter import DeviceAdapter
+from capa.devices.preflight import HasSettings, OutputUse, SettingReport, Severity
 from capa.devices.spec import DeviceSpec
 from capa.errors import CapaError
 from capa.experiment.method import Method
 from capa.runtime.device_settings import DeviceKeeper, SettingWay
 from capa.runtime.rig import Rig
 
-__all__ = ["SETTINGS_BUDGET_S", "check_devices", "output_uses", "setting_problems"]
+__all__ = ["SETTINGS_BUDGET_S", "check_devices", "look_at", "output_uses", "setting_problems"]
 
 SETTINGS_BUDGET_S = 5.0
 """What asking one device for its settings may take; a few exchanges take a tenth of it."""
@@ -50,10 +53,25 @@ async def check_devices(
                 if include_silent:
                     reports[spec.name].append(_silent(spec, rig.health(spec.name).detail))
             elif keeper is not None:
-                uses = output_uses(rig, spec.name, method)
+                uses = output_uses(rig.profile, rig.registry, rig.devices[spec.name], method)
                 ask = partial(_ask, spec, keeper, uses, way, budget_s, reports[spec.name])
                 nursery.start_soon(ask)
     return [report for of_device in reports.values() for report in of_device]
+
+
+async def look_at(
+    spec: DeviceSpec,
+    adapter: DeviceAdapter,
+    uses: Sequence[OutputUse],
+    *,
+    budget_s: float = SETTINGS_BUDGET_S,
+) -> list[SettingReport]:
+    """Return the reports of one device that is open without a rig; nothing is written."""
+    reports: list[SettingReport] = []
+    if isinstance(adapter, HasSettings):
+        keeper = DeviceKeeper(spec, adapter.settings, commanded=bool(uses))
+        await _ask(spec, keeper, uses, None, budget_s, reports)
+    return reports
 
 
 async def _ask(
@@ -102,32 +120,40 @@ def setting_problems(reports: Sequence[SettingReport]) -> list[Problem]:
     ]
 
 
-def output_uses(rig: Rig, device: str, method: Method | None) -> list[OutputUse]:
-    """Return what the rig, and a method, will do with the outputs of a device."""
-    first = dict(rig.profile.safe_state[0].set) if rig.profile.safe_state else {}
+def output_uses(
+    profile: HardwareProfile,
+    registry: ChannelRegistry,
+    device: DeviceAdapter,
+    method: Method | None = None,
+) -> list[OutputUse]:
+    """Return what a rig, and a method, will do with the outputs of a device."""
+    first = dict(profile.safe_state[0].set) if profile.safe_state else {}
     asked = {} if method is None else uses_of(method, first)
     return [
         use
-        for channel in rig.registry.by_device(device)
-        if (use := _use(rig, channel.name, asked.get(channel.name))) is not None
+        for channel in registry.by_device(device.name)
+        if (use := _use(profile, channel, device, asked.get(channel.name))) is not None
     ]
 
 
-def _use(rig: Rig, name: str, asked: ChannelUse | None) -> OutputUse | None:
-    channel = rig.registry.resolve(name)
-    binding = channel.binding
+def _use(
+    profile: HardwareProfile,
+    channel: ResolvedChannel,
+    device: DeviceAdapter,
+    asked: ChannelUse | None,
+) -> OutputUse | None:
+    name, binding, limits = channel.name, channel.binding, channel.spec.limits
     if binding is None or binding.command_field is None:
         return None
     told = binding.command_conversion
-    limits = channel.spec.limits
     bounds = None if limits is None else [told.to_device(x) for x in (limits.min, limits.max)]
     return OutputUse(
         channel=name,
         field=binding.command_field,
-        unit=rig.devices[binding.device].fields[binding.command_field].unit,
+        unit=device.fields[binding.command_field].unit,
         limits=None if bounds is None else (min(bounds), max(bounds)),
         safe=tuple(
-            told.to_device(stage.set[name]) for stage in rig.profile.safe_state if name in stage.set
+            told.to_device(stage.set[name]) for stage in profile.safe_state if name in stage.set
         ),
         asked=None if asked is None else asked.asked(told),
         sweeps=() if asked is None else asked.swept(told),
