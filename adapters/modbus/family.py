@@ -5,6 +5,7 @@ from functools import partial
 
 from adapters.modbus.blocks import block_of, blocks_of, reading
 from adapters.modbus.codec import Framing, Query, ReadRegisters
+from adapters.modbus.describe import describe_frame
 from adapters.modbus.device import ModbusAdapter, outside, writing
 from adapters.modbus.fields import RegisterField, encode
 from adapters.modbus.options import ModbusOptions, unit_of
@@ -66,6 +67,11 @@ class ModbusFamily:
     def settings(self, spec: DeviceSpec) -> Mapping[str, SettingInfo]:
         """Return what the map says of the device that is no output."""
         return settings_of(ModbusOptions.model_validate(spec.options).used)
+
+    def describe(self, spec: DeviceSpec, data: bytes, *, sent: bool) -> str:
+        """Say what a frame means, for ``capa devices talk``."""
+        framing = ModbusOptions.model_validate(spec.options).framing
+        return describe_frame(data, framing, sent=sent)
 
     def probes(self) -> Sequence[Probe]:
         """Return a read of holding register 0, at the usual settings, of the first addresses.

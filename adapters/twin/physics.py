@@ -194,6 +194,9 @@ MATERIALS: Final[Mapping[str, tuple[Component, ...]]] = {
     "pmma_one_step": (Component(1.0, 2.85e13, 191.0),),
     # FDS validation, FAA polymers (Stoliarov et al. 2010): leaves 21 % char; idle below 420 degC.
     "polycarbonate": (Component(0.79, 1.9e18, 295.0),),
+    # FDS validation, FAA polymers: two steps in series, of which 44 % and then 47 % stay. The first
+    # is over 100 degC before the second begins, so side by side they are the same.
+    "pvc": (Component(0.56, 1.4e33, 367.0), Component(0.44 * 0.53, 3.5e12, 207.0)),
     "inert": (),
 }
 

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from adapters.modbus.codec import Query, ReadRegisters, Registers
+from adapters.modbus.describe import describe_frame
 from adapters.modbus.safe_write import read_back_of, safe_write_of
 from adapters.watlow.adapter import WatlowAdapter, fields_of
 from adapters.watlow.codec import (
@@ -74,6 +75,11 @@ class WatlowFamily:
         if options.also_read:
             costs.append((talk.read_comms, share))  # the longest of them, to be on the safe side
         return [_cost(query, options, per_poll) for query, per_poll in costs]
+
+    def describe(self, spec: DeviceSpec, data: bytes, *, sent: bool) -> str:
+        """Say what a frame means, for ``capa devices talk``."""
+        framing = WatlowOptions.model_validate(spec.options).framing
+        return describe_frame(data, framing, sent=sent)
 
     def probes(self) -> Sequence[Probe]:
         """Return a read of process value and input error, at each speed, of the first addresses."""

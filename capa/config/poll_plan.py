@@ -109,7 +109,7 @@ def poll_plan_problems(draft: Draft) -> Iterator[Problem]:
         if plan.load <= TIGHT:
             continue
         path = ("links", index_of[plan.link])
-        message = f"the polls on it {plan}"
+        message = f"polling its devices {plan}"
         full = plan.load > FULL
         code = "line_too_slow" if full else "line_nearly_full"
         yield draft.problem(code, path, message, plan.remedy, blocking=full)

@@ -65,6 +65,21 @@ def test_polycarbonate_leaves_its_char() -> None:
     assert seen[550] == pytest.approx(0.79, abs=0.002)
 
 
+@pytest.mark.parametrize(
+    ("material", "loss"),
+    [
+        ("pmma_one_step", {300: 0.009, 340: 0.133, 360: 0.391, 380: 0.798, 400: 0.992}),
+        ("polycarbonate", {420: 0.0069, 450: 0.060, 500: 0.699, 550: 0.790}),
+        ("pvc", {280: 0.40, 300: 0.56, 350: 0.560, 400: 0.567, 450: 0.647, 500: 0.792, 550: 0.793}),
+    ],
+)
+def test_every_material_loses_mass_at_its_published_temperatures(
+    material: str, loss: dict[int, float]
+) -> None:
+    seen = heated(SampleSettings(material=material, lag_s=0.0), 10.0, 0.5, list(loss))
+    assert seen == pytest.approx(loss, abs=0.012)
+
+
 def test_a_furnace_at_full_power_heats_and_saturates_as_computed() -> None:
     plant = Plant({})
     plant.set("furnace.power_pct", 100.0)
