@@ -100,7 +100,7 @@ def _next(later: Later, furnace: Furnace, since_s: float, now_s: float, end_s: f
     return max(now_s, min(timed_s, cool_s))
 
 
-@settings(max_examples=150)
+@settings(max_examples=150, deadline=None)
 @given(later=st.lists(LATER, min_size=1, max_size=3), furnace=FURNACE, restarts=RESTARTS)
 def test_each_later_stage_is_driven_when_its_condition_holds_or_its_time_is_over_and_never_before(
     later: list[Later], furnace: Furnace, restarts: list[tuple[int, int]]
