@@ -64,6 +64,15 @@ def test_check_fails_for_a_device_that_does_not_answer_and_goes_on_with_the_othe
     assert "2 of 3 devices answer as the profile says" in done.stdout
 
 
+def test_a_fault_is_begun_and_ended_from_the_command_line(healthy: TwinProcess) -> None:
+    words = [CAPA, "twin", "fault", healthy.directory, "silence", "--device", "furnace"]
+    for more in ((), ("--off",)):
+        argv = list(map(str, (*words, *more)))
+        assert subprocess.run(argv, timeout=60, check=True, capture_output=True).returncode == 0
+    faults = healthy.wire(event="fault", device="furnace", field="silence")
+    assert [each["active"] for each in faults[-2:]] == [True, False]
+
+
 def test_check_warns_of_a_broken_sensor(healthy: TwinProcess) -> None:
     healthy.ask(fault="sensor_break", device="furnace")
     done = devices("check", profile_of(healthy))

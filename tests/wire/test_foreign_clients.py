@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import struct
 import subprocess
 import sys
 from collections.abc import Iterator
 
 import pytest
+from pymodbus.client import ModbusTcpClient
 
 from tests.support.twin_process import TwinProcess, running_twin
 
@@ -107,3 +109,39 @@ def test_mbpoll_reads_our_controller(twin: TwinProcess) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "[361]:" in done.stdout
     assert "[362]:" in done.stdout
+
+
+TCP_PROFILE = """
+[[links]]
+name = "heat"
+transport = "tcp"
+port = "127.0.0.1:502"
+[[devices]]
+name = "heater"
+adapter = "watlow"
+link = "heat"
+address = 1
+[devices.options]
+framing = "tcp"
+"""
+
+
+def test_pymodbus_over_modbus_tcp_reads_and_writes_our_controller(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> None:
+    folder = tmp_path_factory.mktemp("tcp")
+    (folder / "rig.toml").write_text(TCP_PROFILE)
+    with running_twin(folder / "rig.toml", folder / "twin") as served:
+        host, _, port = served.link("heat").port.rpartition(":")
+        client = ModbusTcpClient(host, port=int(port), retries=0)
+        assert client.connect()
+        try:
+            high, low = struct.unpack(">HH", struct.pack(">f", 392.0))
+            assert not client.write_registers(2160, [low, high], device_id=1).isError()
+            after = client.read_holding_registers(2160, count=2, device_id=1)
+            assert after.registers == [low, high]
+            assert client.read_holding_registers(9000, count=2, device_id=1).isError()
+        finally:
+            client.close()  # type: ignore[no-untyped-call] # pymodbus leaves it without types
+        outputs = served.ask(outputs=True)["outputs"]
+    assert outputs["heater.setpoint"] == pytest.approx(200.0)
