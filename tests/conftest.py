@@ -1,9 +1,14 @@
 """What every layer's tests share."""
 
+import hypothesis
 import pytest
 import trio.testing
 
 from tests.support.virtual_time import threads_in_place
+
+# How long an example takes is the machine's load, not a promise.
+hypothesis.settings.register_profile("capad", deadline=None)
+hypothesis.settings.load_profile("capad")
 
 
 @pytest.fixture
