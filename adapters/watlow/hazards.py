@@ -39,13 +39,19 @@ def hazards_of(
     uses: Sequence[OutputUse],
     floats: Mapping[str, Floats],
 ) -> list[SettingReport]:
-    """Return the hazards of one controller; most concern only one that is commanded."""
+    """Return the hazards of one controller; most concern only one whose setpoint is commanded.
+
+    What a method commands itself, such as the mode, is the method's business.
+    """
     judge = _Judge(device, found)
     reports = [*judge.word_order(order, floats), *judge.units(unit)]
-    if uses:
-        for hazards in (judge.mode, judge.loop, judge.input_error, judge.ramp):
+    commanded = {use.field for use in uses}
+    if "setpoint" in commanded:
+        for hazards in (judge.loop, judge.input_error):
             reports += hazards()
-    for use in uses:
+        reports += judge.mode() if "mode" not in commanded else ()
+        reports += judge.ramp() if "ramp_action" not in commanded else ()
+    for use in (use for use in uses if use.field == "setpoint"):
         reports += [*judge.limits(use), *judge.alarm(use), *judge.wear(use)]
     return reports
 
@@ -236,7 +242,9 @@ class _Judge:
             Severity.WARN if count > 1 else Severity.INFO,
             f"{message}, and this method makes up to {count}" if count else message,
             (False, saving),
-            f"say {SAVE} = false in [devices.enforce], if the controller takes it",
+            f"say {SAVE} = false in [devices.enforce], if the controller takes it"
+            if SAVE in self._found
+            else "switch saving off at the controller, if it can be",
         )
 
 

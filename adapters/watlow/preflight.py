@@ -15,7 +15,7 @@ from adapters.modbus.words import WordOrder, float_at, float_words
 from adapters.watlow.codec import Units, enum_at
 from adapters.watlow.hazards import Floats, Found, hazards_of
 from adapters.watlow.options import WatlowOptions, unit_of
-from adapters.watlow.settings import BLOCKS, Row, comms_block, rows_of
+from adapters.watlow.settings import Row, blocks_of, rows_of
 from capa.devices.link import Answer, Priority
 from capa.devices.preflight import OutputUse, SettingFound, SettingInfo, SettingReport, say
 from capa.devices.spec import DeviceSpec, SettingValue
@@ -53,7 +53,7 @@ class WatlowSettings:
         self._unit: Units = options.unit
         self._order: WordOrder = options.word_order
         self._rows = rows_of(options)
-        self._blocks = (*BLOCKS, comms_block(options))
+        self._blocks = blocks_of(options)
         self._ask = ask
         self._floats: dict[str, Floats] = {}
         self.known: Mapping[str, SettingInfo] = {n: row.info for n, row in self._rows.items()}

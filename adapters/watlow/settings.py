@@ -22,19 +22,20 @@ from adapters.watlow.options import WatlowOptions
 from capa.devices.preflight import SettingInfo, Severity
 from capa.devices.spec import SettingValue
 
-__all__ = ["BLOCKS", "SAVE", "Row", "rows_of"]
+__all__ = ["SAVE", "Row", "blocks_of", "rows_of"]
 
 SAVE = "save_to_eeprom"
 
 Kind = Literal["temperature", "difference", "number", "enum"]
 Words = Mapping[int, SettingValue]
 
-BLOCKS: Sequence[tuple[int, int]] = (
+_MODE_COUNT = 8
+_BLOCKS: Sequence[tuple[int, int]] = (
     (362, 11),
     (1480, 9),
     (1492, 18),
     (1838, 1),
-    (1880, 8),
+    (1880, _MODE_COUNT),
     (1922, 7),
     (2160, 12),
     (2184, 10),
@@ -145,8 +146,12 @@ def _number(name: str, address: int, kind: Kind, unit: str, description: str) ->
 def rows_of(options: WatlowOptions) -> Mapping[str, Row]:
     """Return a controller's settings by name, in the order in which they are enforced.
 
-    Saving is the last: what is enforced before it is kept over a power cut, and written once.
+    Saving is the last: what is enforced before it is kept over a power cut, and written once. On
+    another map than Map 1 nothing is known to be anywhere but what the profile places.
     """
+    mode = _word("control_mode", options.places.control_mode, _MODES, "auto follows the setpoint")
+    if options.map != 1:
+        return {mode.info.name: mode}
     comms = PORT_OFFSET if options.port == 2 else 0
     rows = (
         _word(
@@ -164,7 +169,7 @@ def rows_of(options: WatlowOptions) -> Mapping[str, Row]:
             assumed=options.word_order,
         ),
         _word("display_units", 1838, _UNITS, "unit on the panel", writable=True),
-        _word("control_mode", 1880, _MODES, "auto follows the setpoint"),
+        mode,
         _word("sensor", 368, _SENSORS, "kind of input 1"),
         _word("thermocouple", 370, _THERMOCOUPLES, "type of a thermocouple on input 1"),
         _number("min_setpoint", 2164, "temperature", "degC", "the controller's own low limit"),
@@ -204,6 +209,7 @@ def _save(comms: int) -> Row:
         writable=True,
         assumed=False,
         kept=True,
+        field="save",
         otherwise=Severity.WARN,
         remedy=f"register {NV_SAVE + comms}",
         description="whether values written by wire are saved in non-volatile memory",
@@ -211,6 +217,8 @@ def _save(comms: int) -> Row:
     return Row(info, NV_SAVE + comms, "enum", _YES)
 
 
-def comms_block(options: WatlowOptions) -> tuple[int, int]:
-    """Return the block of the port that the link is on: ``Conversation.read_comms``."""
-    return COMMS_BLOCK + (PORT_OFFSET if options.port == 2 else 0), 14
+def blocks_of(options: WatlowOptions) -> Sequence[tuple[int, int]]:
+    """Return what is read together; that of the port is ``Conversation.read_comms``."""
+    if options.map != 1:
+        return ((options.places.control_mode, _MODE_COUNT),)
+    return (*_BLOCKS, (COMMS_BLOCK + (PORT_OFFSET if options.port == 2 else 0), 14))

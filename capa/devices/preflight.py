@@ -71,6 +71,8 @@ class SettingInfo:
     assumed: SettingValue | None = None
     kept: bool = False
     otherwise: Severity = Severity.REFUSE
+    field: str = ""
+    """The field by which a method may command it, if there is one: then nobody keeps it."""
     reported: bool = True
     """Whether it is read and reported where nobody expects anything of it."""
     remedy: str = ""

@@ -69,7 +69,7 @@ async def look_at(
     """Return the reports of one device that is open without a rig; nothing is written."""
     reports: list[SettingReport] = []
     if isinstance(adapter, HasSettings):
-        keeper = DeviceKeeper(spec, adapter.settings, commanded=bool(uses))
+        keeper = DeviceKeeper(spec, adapter.settings, commanded={use.field for use in uses})
         await _ask(spec, keeper, uses, None, budget_s, reports)
     return reports
 

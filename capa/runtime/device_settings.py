@@ -4,7 +4,7 @@ Nothing here writes by itself: a change goes by way of the gate (``setting_gate`
 on record first. Without a gate, as for a mere look from the command line, nothing is written.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,17 +57,22 @@ class SettingWay(Protocol):
 class DeviceKeeper:
     """Looks at the settings of one device, and enforces what the profile or its driver wants.
 
-    What a driver keeps by itself (no wear of a memory) concerns only a device that is commanded.
+    What a driver keeps by itself (no wear of a memory) concerns only a device that is commanded,
+    and only what no channel commands. ``commanded`` are the fields that channels do.
     """
 
-    def __init__(self, spec: DeviceSpec, settings: DeviceSettings, *, commanded: bool) -> None:
+    def __init__(
+        self, spec: DeviceSpec, settings: DeviceSettings, *, commanded: Collection[str]
+    ) -> None:
         self._device = spec.name
         self._settings = settings
         wanted = wanted_of(spec, settings.known)
+        by_field = {info.field: name for name, info in settings.known.items() if info.field}
+        taken = {by_field[one] for one in commanded if one in by_field}
         self._wanted = {
             name: one
             for name, one in wanted.items()
-            if commanded or not _only_kept(spec, name, one)
+            if not _only_kept(spec, name, one) or (commanded and name not in taken)
         }
         self._lock = trio.Lock()
 
@@ -190,14 +195,14 @@ class RigSettings:
         self,
         specs: Sequence[DeviceSpec],
         devices: Mapping[str, DeviceAdapter],
-        commanded: frozenset[str],
+        commanded: Mapping[str, Collection[str]],
     ) -> None:
         self.way: SettingWay | None = None
         self.keepers: dict[str, DeviceKeeper] = {}
         for spec in specs:
             device = devices[spec.name]
             if isinstance(device, HasSettings):
-                keeper = DeviceKeeper(spec, device.settings, commanded=spec.name in commanded)
+                keeper = DeviceKeeper(spec, device.settings, commanded=commanded.get(spec.name, ()))
                 self.keepers[spec.name] = keeper
 
     async def keep(self, device: str) -> list[SettingReport] | None:

@@ -120,7 +120,7 @@ class Rig:
         self.settings = RigSettings(
             profile.devices,
             {name: unit.adapter for name, unit in units.items()},
-            frozenset(c.device for c in profile.channels if c.device and c.commandable),
+            {name: _commanded(name, registry) for name in units},
         )
         self._derived = DerivedChannels.from_profile(profile)
         self._log = log
@@ -382,6 +382,13 @@ def _routes(device: str, registry: ChannelRegistry) -> Mapping[str, tuple[_Route
             route = (resolved.name, line.gain, line.offset)
             routes[binding.field] = (*routes.get(binding.field, ()), route)
     return routes
+
+
+def _commanded(device: str, registry: ChannelRegistry) -> frozenset[str]:
+    """Return the fields of a device that channels command."""
+    bindings = (channel.binding for channel in registry.by_device(device))
+    fields = (binding.command_field for binding in bindings if binding is not None)
+    return frozenset(field for field in fields if field is not None)
 
 
 def _next_due(due_s: float, step_s: float, now_s: float) -> float:

@@ -10,6 +10,7 @@ from adapters.alicat import FAMILY as ALICAT
 from adapters.mettler import FAMILY as METTLER
 from adapters.modbus import FAMILY as MODBUS
 from adapters.sartorius import FAMILY as SARTORIUS
+from adapters.watlow import FAMILY as WATLOW
 from adapters.watlow.codec import Units
 from adapters.watlow.hazards import hazards_of
 from capa.devices.adapter import AdapterFamily, FieldWrite
@@ -24,7 +25,9 @@ from tests.support.still_plant import StillPlant
 class Bench:
     """One device of any family, without a wire between."""
 
-    def __init__(self, family: AdapterFamily, *, commanded: bool = True, **tables: object) -> None:
+    def __init__(
+        self, family: AdapterFamily, *, commanded: str = "setpoint", **tables: object
+    ) -> None:
         self.plant = StillPlant()
         base = {"name": "one", "adapter": family.name, "link": "bus"}
         self.spec = DeviceSpec.model_validate({**base, **tables})
@@ -32,7 +35,7 @@ class Bench:
         self.link = DirectLink([self.twin])
         self.driver = family.create(self.spec, self.link)
         assert isinstance(self.driver, HasSettings)
-        self.keeper = DeviceKeeper(self.spec, self.driver.settings, commanded=commanded)
+        self.keeper = DeviceKeeper(self.spec, self.driver.settings, commanded={commanded} - {""})
 
     async def look(self, *uses: OutputUse) -> dict[str, SettingReport]:
         await self.driver.open()
@@ -150,6 +153,30 @@ def test_a_controller_that_does_not_tell_whether_it_saves_is_taken_to_save() -> 
     assert "rated for about 1000000 writes, and this method makes up to 2161" in wear.message
 
 
+async def test_on_a_map_of_its_own_only_what_the_profile_places_is_asked_for(
+    autojump_clock: MockClock,
+) -> None:
+    places = {"process_value": 360, "heat_power": 1904, "setpoint": 2160, "control_mode": 1880}
+    bench = Bench(WATLOW, address=1, options={"map": "custom", "registers": places})
+    asked = len(bench.link.sent)
+    found = await bench.look(OutputUse("heater.setpoint", "setpoint", "degC"))
+    assert set(found) == {"control_mode", "eeprom_wear"}
+    assert bench.link.sent[-1][2:6] == bytes.fromhex("07580008")
+    assert {frame[1] for frame in bench.link.sent[asked:]} == {3}
+
+
+async def test_what_a_channel_commands_is_not_kept_behind_its_back(
+    autojump_clock: MockClock,
+) -> None:
+    table: dict[str, Any] = {"address": 1, "options": {"also_read": ["comms", "mode"]}}
+    assert Bench(WATLOW, **table).keeper.enforces
+    assert not Bench(WATLOW, commanded="save", **table).keeper.enforces
+    off = Bench(WATLOW, twin={"registers": {1880: 62}}, **table)
+    both = [OutputUse("heater." + name, name, "1") for name in ("setpoint", "mode")]
+    assert (await off.look(*both[:1]))["control_mode"].severity is Severity.REFUSE
+    assert (await off.look(*both))["control_mode"].severity is Severity.INFO
+
+
 # --- register maps ------------------------------------------------------------------------------
 
 MAP = {
@@ -197,7 +224,7 @@ async def test_a_balance_in_another_unit_is_seen(
     autojump_clock: MockClock, family: AdapterFamily
 ) -> None:
     """Without ``unit`` in its options the driver converts, and only the profile minds."""
-    bench = Bench(family, commanded=False, twin={"unit": "mg"}, expect={"unit": "g"})
+    bench = Bench(family, commanded="", twin={"unit": "mg"}, expect={"unit": "g"})
     bench.plant.advance(5.0)
     found = await bench.look()
     assert found["unit"].severity is Severity.REFUSE
@@ -205,7 +232,7 @@ async def test_a_balance_in_another_unit_is_seen(
 
 
 async def test_a_balance_that_prints_unasked_is_warned_of(autojump_clock: MockClock) -> None:
-    bench = Bench(SARTORIUS, commanded=False)
+    bench = Bench(SARTORIUS, commanded="")
     assert (await bench.look())["auto_print"].severity is Severity.OK
     bench.driver.counters["unasked"] = 4  # type: ignore[attr-defined]
     assert (await bench.look())["auto_print"].severity is Severity.WARN
