@@ -1,0 +1,66 @@
+"""Finding bundles: where runs lie, and which one a person means."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from capa.errors import BundleError
+from capa.storage.manifest import MANIFEST_FILE
+
+__all__ = ["BOX_RUNS", "bundle_folders", "find_bundle", "runs_folder"]
+
+BOX_RUNS = Path("/var/lib/capad/runs")
+LAST = "last"
+_SHOWN = 5
+
+
+def runs_folder(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder of the runs: as given, ``CAPA_RUNS``, ``./runs``, or the box's own."""
+    if given is not None:
+        return given
+    if environ.get("CAPA_RUNS"):
+        return Path(environ["CAPA_RUNS"])
+    return Path("runs") if Path("runs").is_dir() else BOX_RUNS
+
+
+def bundle_folders(runs_root: Path) -> list[Path]:
+    """Return every bundle in a folder, by name and so in the order of their starts.
+
+    Raises:
+        BundleError: the folder can't be read.
+    """
+    try:
+        folders = sorted(runs_root.iterdir())
+    except OSError as error:
+        raise BundleError(
+            f"{runs_root}: the runs can't be read: {error.strerror}; say where they are with"
+            f" --runs DIR or CAPA_RUNS"
+        ) from error
+    shown = [folder for folder in folders if not folder.name.startswith(".")]
+    return [folder for folder in shown if (folder / MANIFEST_FILE).exists()]
+
+
+def find_bundle(text: str, runs_root: Path) -> Path:
+    """Return the bundle that is meant by a path, a run id, the beginning of one, or ``last``.
+
+    Raises:
+        BundleError: there is none, or more than one.
+    """
+    path = Path(text)
+    if (path / MANIFEST_FILE).exists():
+        return path
+    if len(path.parts) > 1:
+        raise BundleError(f"{path}: no bundle: there is no {MANIFEST_FILE} in it")
+    folders = bundle_folders(runs_root)
+    if text == LAST:
+        if not folders:
+            raise BundleError(f"{runs_root}: there is no run yet")
+        return folders[-1]
+    found = [folder for folder in folders if folder.name.startswith(text)]
+    if not found:
+        raise BundleError(f"{runs_root}: no run is called {text}; see capa bundle list")
+    if len(found) > 1 and found[0].name != text:
+        names = ", ".join(folder.name for folder in found[:_SHOWN])
+        more = f" and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+        raise BundleError(f"{runs_root}: {text} may be {names}{more}; say more of it")
+    return found[0]
