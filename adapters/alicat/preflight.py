@@ -228,7 +228,9 @@ class AlicatSettings:
         values = {name: one.value for name, one in found.items()}
         reports: list[SettingReport | None] = []
         if flows:
-            reports += [self._analog(values), self._held(values)]
+            reports.append(self._analog(values))
+        if flows and all(use.field != "hold" for use in uses):  # else the method's business
+            reports.append(self._held(values))
         for use in flows:
             reports += [self._reach(values, use), self._wear(values, use)]
         return [report for report in reports if report is not None]
