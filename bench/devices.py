@@ -18,9 +18,9 @@ from bench.harness import Twin, running_twin
 from bench.table import Table, percentile
 from capa.devices.adapter import FieldWrite
 from capa.devices.link import Priority
-from capa.devices.poll_cost import TellsPollCost
+from capa.devices.poll_cost import ExchangeCost, TellsPollCost
 from capa.devices.registry import load_connectors, load_families, load_link_class
-from capa.devices.session import OpenDevice, open_devices
+from capa.devices.session import OpenDevice, Tell, open_devices
 from capa.devices.spec import DeviceSpec, LinkSpec
 
 BAUDS: Final = (9600, 19200, 38400, 115200)
@@ -132,46 +132,58 @@ def speeds(table: Table, directory: Path, family: str, transport: str) -> None:
 
 
 async def _flat_out(profile: Mapping[str, Any]) -> Speed:
-    async with _opened(profile) as devices:
+    passed: list[int] = []  # characters, in both directions
+    async with _opened(profile, lambda _, chunk: passed.append(len(chunk.data))) as devices:
         (device,) = devices.values()
         await device.adapter.open()
         await device.adapter.poll()
+        passed.clear()
         before, cpu_s, at_s = device.link.stats.exchanges, time.process_time(), time.monotonic()
-        polls = 0
         while time.monotonic() - at_s < MEASURE_S:
             await device.adapter.poll()
-            polls += 1
         took_s, cpu_s = time.monotonic() - at_s, time.process_time() - cpu_s
         exchanges = device.link.stats.exchanges - before
-        return Speed(
-            exchanges / took_s, exchanges / polls / _poll_s(device), cpu_s / exchanges * 1e3
-        )
+        wire_s = sum(passed) * device.link_spec.character_s / exchanges
+        limit_s = wire_s + _gap_s(device) + REPLY_S
+        return Speed(exchanges / took_s, 1 / limit_s, cpu_s / exchanges * 1e3)
+
+
+def _costs(device: OpenDevice) -> Sequence[ExchangeCost]:
+    family = load_families({device.spec.adapter})[device.spec.adapter]
+    assert isinstance(family, TellsPollCost)
+    return family.poll_cost(device.spec)
+
+
+def _gap_s(device: OpenDevice) -> float:
+    """The silence that the protocol wants before each request."""
+    return max(cost.gap_s for cost in _costs(device))
 
 
 def _poll_s(device: OpenDevice) -> float:
-    """The wire's own time for a poll: characters, silences and the twin's reply delay."""
-    family = load_families({device.spec.adapter})[device.spec.adapter]
-    assert isinstance(family, TellsPollCost)
-    costs = family.poll_cost(device.spec)
-    return sum(cost.line_s(device.link_spec) + cost.per_poll * REPLY_S for cost in costs)
+    """What a poll takes of the line, by the family's own word."""
+    link = device.link_spec
+    return sum(cost.line_s(link) + cost.per_poll * REPLY_S for cost in _costs(device))
 
 
-def _opened(profile: Mapping[str, Any]) -> Any:  # noqa: ANN401 - a context manager of the session
+def _opened(profile: Mapping[str, Any], tell: Tell | None = None) -> "_Ready":
     devices = [DeviceSpec(**each) for each in profile["devices"]]
     links = [LinkSpec(**each) for each in profile["links"]]
-    return _Ready(links, devices)
+    return _Ready(links, devices, tell)
 
 
 class _Ready:
     """Opened devices whose links are up."""
 
-    def __init__(self, links: Sequence[LinkSpec], devices: Sequence[DeviceSpec]) -> None:
+    def __init__(
+        self, links: Sequence[LinkSpec], devices: Sequence[DeviceSpec], tell: Tell | None
+    ) -> None:
         self._session = open_devices(
             links,
             devices,
             families=load_families({device.adapter for device in devices}),
             connectors=load_connectors({link.transport for link in links}),
             link_class=load_link_class(),
+            tell=tell,
         )
 
     async def __aenter__(self) -> Mapping[str, OpenDevice]:
