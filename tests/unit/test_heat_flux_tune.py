@@ -3,6 +3,7 @@
 import re
 import sqlite3
 from collections.abc import AsyncIterator, Callable
+from contextlib import closing
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
@@ -552,12 +553,10 @@ async def test_only_the_tunes_own_channels_are_recorded(
 
 
 def recorded_channels(bundle: Path) -> set[str]:
-    with sqlite3.connect(bundle / "inflight.sqlite") as db:
-        rows = db.execute(
-            "select distinct name from channels c join batches b on b.channel_id = c.id"
-        ).fetchall()
-    db.close()
-    return {str(row[0]) for row in rows}
+    with closing(sqlite3.connect(bundle / "inflight.sqlite")) as db:
+        names = dict(db.execute("select id, name from channels"))
+        batches = db.execute("select channel_id from batches").fetchall()
+    return {names[number] for (ids,) in batches for number in memoryview(ids).cast("H")}
 
 
 # --- before anything heats ------------------------------------------------------------------------
