@@ -1,6 +1,7 @@
 """The blocks of "Write a procedure in ten minutes", run as a reader would run them."""
 
 import importlib
+import json
 import re
 import sqlite3
 import subprocess
@@ -14,6 +15,7 @@ from trio.testing import MockClock
 
 from capa.config.experiment import ExperimentConfig, ProcedureRef
 from capa.config.load import load_method, read_experiment
+from capa.experiment.method import Method
 from capa.experiment.procedures.base import Procedure
 from capa.experiment.procedures.builtin.batch import Batch
 from capa.plugins.contract import faults_of
@@ -45,7 +47,8 @@ def procedures(page: Path) -> dict[str, type[Procedure]]:
     assert page in map(Path, sys.path)
     hold = importlib.import_module("hold_lab.procedure").Hold
     purging = importlib.import_module("hold_lab.purging").PurgingRunner
-    return {one.id: one for one in (hold, purging, Batch)}
+    phases = importlib.import_module("hold_lab.phases").Phases
+    return {one.id: one for one in (hold, purging, phases, Batch)}
 
 
 async def run_of(page: Path, experiment: ExperimentConfig) -> RunReport:
@@ -97,6 +100,34 @@ async def test_the_custom_step_on_the_page_is_called(autojump_clock: MockClock, 
     custom = report.steps[0]
     assert custom.left_ns is not None
     assert (custom.left_ns - custom.entered_ns) / 1e9 == pytest.approx(30.0, abs=0.1)
+
+
+def walking(ref: ProcedureRef) -> ExperimentConfig:
+    target = {"name": "heater.setpoint"}
+    steps = [{"kind": "hold", "target": target, "value": v, "duration_s": 5.0} for v in (50, 60)]
+    method = Method.model_validate({"name": "two holds", "steps": steps})
+    return ExperimentConfig(method=method, procedure=ref)
+
+
+async def test_the_phases_on_the_page_come_between_the_steps_and_clean_up(
+    autojump_clock: MockClock, page: Path
+) -> None:
+    wanted = walking(ProcedureRef(id="lab.phases", config={"look_s": 3.0}))
+    report = await run_of(page, wanted)
+    assert (report.run_status, report.exit_reason) == ("completed", "the procedure ran to its end")
+    walk = ("method.step.entered", "lab.looked")
+    assert [kind for kind in events(report) if kind in walk] == [*(2 * walk), walk[0]]
+    assert report.bundle is not None
+    manifest = json.loads((report.bundle / "manifest.json").read_text())
+    samples = manifest["recorder"]["samples"]  # one channel, ten times a second, for 16 s
+    assert samples == pytest.approx(160, abs=20)
+
+
+async def test_the_phases_on_the_page_refuse_another_procedures_config(
+    autojump_clock: MockClock, page: Path
+) -> None:
+    wanted = walking(ProcedureRef(id="lab.phases", config={"notes": "x"}))
+    assert (await run_of(page, wanted)).run_status == "refused"
 
 
 async def test_the_batch_on_the_page_runs_its_replicates(

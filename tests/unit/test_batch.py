@@ -311,6 +311,46 @@ async def test_the_outer_run_commands_nothing_while_another_runs_inside_it(
     assert "no authorization in force issued this command" in results[1].detail
 
 
+async def test_the_outer_run_commands_nothing_while_the_inner_one_is_still_being_checked(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    late: list[CommandResult] = []
+
+    class Thorough(Fragile):
+        id: ClassVar[str] = "test.thorough"
+
+        async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
+            await trio.sleep(4)
+            return []
+
+    class Hasty(Thorough):
+        id: ClassVar[str] = "test.hasty"
+
+        async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
+            return []
+
+        async def run(self, ctx: ProcedureContext) -> None:
+            assert ctx.runs is not None
+            inner = ExperimentConfig(method=SOAK, procedure=ProcedureRef(id=Thorough.id))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._heat, ctx)
+                await ctx.runs.run(InnerRun(experiment=inner, label="inner"))
+
+        async def _heat(self, ctx: ProcedureContext) -> None:
+            await trio.sleep(2)
+            payload = {"value": 50.0, "channel": "heater.setpoint", "device": "furnace"}
+            command = ctx.authorization.issue(
+                kind="set_setpoint", target="heater.setpoint", payload=payload
+            )
+            late.append(await ctx.dispatcher.dispatch("furnace", command))
+
+    experiment = ExperimentConfig(procedure=ProcedureRef(id=Hasty.id))
+    async with bench_rig() as (rig, _):
+        one = batching(rig, tmp_path, Thorough, Hasty)
+        await one.run(RunRequest(experiment, "x", None, "", "", "maria"))
+    assert [result.accepted for result in late] == [False]
+
+
 # --- cooldown -------------------------------------------------------------------------------------
 
 

@@ -324,6 +324,8 @@ async def test_a_preflight_that_misbehaves_refuses_the_run_and_nothing_else(
 
     report = await refusal(tmp_path, Bad)
     assert [problem.code for problem in report.problems] == [code]
+    if trouble == "hangs":
+        assert "10 s" in report.problems[0].message
 
 
 async def test_a_silent_required_device_refuses_the_run_by_name(

@@ -224,7 +224,6 @@ async def test_the_recording_plan_is_asked_for_once_before_there_is_a_context(
     assert report.bundle is not None
     manifest = json.loads((report.bundle / "manifest.json").read_text())
     assert manifest["recorder"]["samples"] > 50  # None inherits: everything is recorded
-    assert '"balance.mass"' in (report.bundle / "manifest.json").read_text() or True
 
 
 @pytest.mark.parametrize(
