@@ -20,6 +20,9 @@ __all__ = ["AsyncioStream", "connector"]
 
 CHUNK_BYTES: Final = 4096
 CLOSE_S: Final = 1.0
+FEW_TURNS: Final = 20
+BLOCKED_S: Final = 0.001
+"""How often a port that takes no bytes, after so many turns, is looked at again."""
 
 
 async def connector(spec: LinkSpec) -> "AsyncioStream":
@@ -163,10 +166,18 @@ class AsyncioStream(trio.abc.Stream):
     # --- trio's stream ----------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Hand the bytes to the transport, which writes them when its loop comes round."""
+        """Return when the transport has written the bytes, a turn or two of its loop later.
+
+        Returning sooner would let an exchange fail before its request, a safe write perhaps, has
+        left.
+        """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check()
         self._transport.write(bytes(data))
+        turns = 0
+        while self._error is None and self._transport.get_write_buffer_size() > 0:
+            await trio.sleep(0 if turns < FEW_TURNS else BLOCKED_S)
+            turns += 1
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return: the transport buffers."""
