@@ -149,7 +149,7 @@ class StepKinds(StepTools):
         ctx = self._context
         if step.timeout_s is not None:
             return step.timeout_s
-        attended = ctx.ui_sink is not None or ctx.metadata.get("_operator_attached")
+        attended = ctx.metadata.get("_operator_attached", ctx.ui_sink is not None)
         return float("inf") if attended else PROMPT_HEADLESS_DEFAULT_TIMEOUT_S
 
     def _acknowledged(self, step: PromptStep, by: str) -> None:

@@ -36,6 +36,7 @@ from capa.runtime.run_files import files_of, manifest_of, views_of
 from capa.runtime.run_log import RunLog
 from capa.runtime.safety_book import RuleBook
 from capa.runtime.setting_gate import SettingGate
+from capa.runtime.status_sink import StatusSink
 from capa.storage.bundle import BundleWriter, new_run_id
 
 __all__ = ["Preparing"]
@@ -169,6 +170,7 @@ class Preparing:
         active.orders, receive = trio.open_memory_channel[OperatorCommand](MOST_ORDERS)
         if self._hold.is_set():
             active.orders.send_nowait(OperatorCommand("pause", SAFETY_MONITOR))
+        metadata = {"_operator_attached": False}  # until somebody sits there to answer prompts
         return ProcedureContext(
             clock=active.clock,
             config=active.request.experiment,
@@ -181,6 +183,8 @@ class Preparing:
             authorization=active.authorization,
             dispatcher=self._gate,
             method_executor=active.executor,
+            metadata=metadata,
+            ui_sink=StatusSink(metadata),
             operator_commands=receive,
             runs=None if active.outer is not None else self._inner_runs(active),
         )
