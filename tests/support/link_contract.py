@@ -77,7 +77,7 @@ class LinkContract:
         assert bench.link.stats.drained_bytes == len(b"Rstray\n")
 
     async def test_a_babbling_device_is_an_error_that_names_the_link(self, bench: Bench) -> None:
-        bench.device.next_replies(*((0.01 * index, b"!") for index in range(250)))
+        bench.device.next_replies(*((0.004 * index, b"!") for index in range(600)))
         with pytest.raises(FrameError):
             await bench.ask("first")
         with pytest.raises(LinkTimeoutError, match=r"link bench .*does not fall silent"):
