@@ -24,6 +24,7 @@ def shared_line(devices: int, timeout_s: float) -> HardwareProfile:
     return HardwareProfile.model_validate(
         {
             "name": "shared",
+            "twin": {"step_s": 1.0},
             "links": [{"name": "bus", "port": "memory", "reply_timeout_s": timeout_s}],
             "devices": [
                 {"name": n, "adapter": "watlow", "link": "bus", "address": i + 1, "poll_hz": 2}
@@ -56,7 +57,7 @@ def good(rig: Rig, device: str) -> int:
     return rig.health(device).polls - rig.health(device).failures
 
 
-@settings(max_examples=4, deadline=None, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=2, deadline=None, phases=[Phase.explicit, Phase.generate])
 @example(devices=5, mutes=4, timeout_s=1.0)
 @example(devices=2, mutes=1, timeout_s=0.5)
 @given(
