@@ -21,6 +21,7 @@ from capa.experiment.procedures.builtin.batch import Batch
 from capa.plugins.contract import faults_of
 from capa.runtime.report import RunReport, RunRequest
 from tests.support.engine import bench_rig, conductor
+from tests.support.plugin_box import PluginBox
 
 PAGE = Path(__file__).parents[2] / "docs/write-a-procedure.md"
 _BLOCK = re.compile(r"^```(python|toml)\n# (\S+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -81,6 +82,15 @@ def test_the_packages_entry_point_leads_to_the_class(page: Path) -> None:
     module, _, attribute = target.partition(":")
     procedures(page)
     assert getattr(importlib.import_module(module), attribute).id == name
+
+
+def test_the_package_on_the_page_installs_as_it_stands(page: Path, tmp_path: Path) -> None:
+    pytest.importorskip("hatchling", reason="the page's package is built by hatchling")
+    (page / "hold_lab" / "__init__.py").touch()
+    box = PluginBox(tmp_path / "box")
+    box.make()
+    box.install(str(page))
+    assert box.usable("dev") == {"lab.hold"}
 
 
 async def test_the_experiment_on_the_page_runs_to_its_end(
