@@ -263,7 +263,10 @@ def _check_samples(
 
 def _judged(bundle: Bundle, kills: list[dict[str, Any]]) -> tuple[int, int]:
     """Return from when to when every sample has to be there."""
-    begin = bundle.began_ns + round(0.5e9)
+    armed = [at for at, kind, _ in bundle.events if kind == "run.armed"]
+    if not armed:  # killed before it recorded anything
+        return 0, 0
+    begin = armed[0] + round(0.3e9)
     if bundle.manifest["run_status"] != "crashed":
         return begin, bundle.recorded_until_ns - round(0.5e9)
     after = [kill["t_ns"] for kill in kills if kill["t_ns"] > bundle.began_ns]

@@ -139,13 +139,13 @@ def _verdicts(bundle: Bundle) -> list[str]:
 
 
 def _channels(bundle: Bundle) -> list[str]:
-    from capa.storage.binned import binned
+    from capa.storage.binned import binned, span_s
 
     try:
         table = bundle.scalars()
     except BundleError as error:
         return [str(error)]
-    found = binned(table, until_s=bundle.recorded_s(), bins=_PLOT_WIDTH)
+    found = binned(table, until_s=span_s(bundle, table), bins=_PLOT_WIDTH)
     columns = ("CHANNEL", "UNIT", "FIRST", "MIN", "MAX", "LAST", "SAMPLES", "GAPS", "")
     return table_lines(columns, [_channel_cells(bundle, each) for each in found])
 

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
-__all__ = ["Binned", "binned"]
+from capa.storage.open import Bundle
+
+__all__ = ["Binned", "binned", "span_s"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,12 @@ class Binned:
     means: tuple[float, ...] = ()
     lows: tuple[float, ...] = ()
     highs: tuple[float, ...] = ()
+
+
+def span_s(bundle: Bundle, table: pa.Table) -> float:
+    """Return the time that pages and plots show: the run's, and no less than its samples'."""
+    last_s = pc.max(table["t_mono_s"]).as_py()
+    return max(bundle.recorded_s(), last_s or 0.0)
 
 
 def binned(table: pa.Table, *, until_s: float, bins: int) -> list[Binned]:

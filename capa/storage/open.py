@@ -132,7 +132,7 @@ class Bundle:
             BundleError: the events can't be read.
             ValueError: there is no such severity.
         """
-        wanted = _SEVERITIES[_SEVERITIES.index(at_least) :]
+        wanted = _SEVERITIES[_rank(at_least) :]
         marks = ", ".join("?" * len(wanted))
         fields = ", ".join(RecordedEvent._fields)
         query = f"SELECT {fields} FROM events WHERE id > ? AND severity IN ({marks})"  # noqa: S608 - our own names
@@ -175,3 +175,12 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: there is no manifest, or one that can't be read or is newer than this capa.
     """
     return Bundle(Path(path))
+
+
+def _rank(severity: str) -> int:
+    """Return a severity's place, the mildest first."""
+    try:
+        return _SEVERITIES.index(severity)
+    except ValueError:
+        known = ", ".join(_SEVERITIES)
+        raise ValueError(f"there is no severity {severity!r}; there are {known}") from None

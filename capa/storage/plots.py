@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from capa.errors import BundleError
-from capa.storage.binned import Binned, binned
+from capa.storage.binned import Binned, binned, span_s
 from capa.storage.open import Bundle
 
 if TYPE_CHECKING:
@@ -56,8 +56,9 @@ def _drawn(bundle: Bundle, kind: str) -> bytes:
         raise BundleError(
             "plots need matplotlib, which is an extra: pip install 'capa[report]'"
         ) from None
-    until_s = bundle.recorded_s()
-    panels = _panels(binned(bundle.scalars(), until_s=until_s, bins=_BINS))
+    table = bundle.scalars()
+    until_s = span_s(bundle, table)
+    panels = _panels(binned(table, until_s=until_s, bins=_BINS))
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": bundle.run_id, "font.size": 8.5}):
         figure = Figure(figsize=(_WIDTH_IN, _MARGIN_IN + _PANEL_IN * max(1, len(panels))))
         _fill(figure, bundle, panels, until_s)
