@@ -73,6 +73,10 @@ class WatlowAdapter(BaseAdapter):
         self._cycle = max(1, int(spec.poll_hz / options.slow_hz))
         self._polls = 0
         self._setpoint_due = True
+        slow_s = self._cycle / spec.poll_hz
+        self.periods_s = dict.fromkeys(("power", "output", "setpoint"), slow_s)
+        for extra in self._extras:  # one group after the other
+            self.periods_s |= {info.name: slow_s * len(self._extras) for info in extra.fields}
 
     async def open(self) -> Identity:
         """Check that a PM with the expected map, units and word order answers; read-only.

@@ -34,6 +34,8 @@ class BaseAdapter:
         self._fields = fields
         self._capabilities = capabilities
         self.counters: dict[str, int] = {}
+        self.periods_s: dict[str, float] = {}
+        """How often a field is read, in s, where that is not at every poll."""
 
     @property
     def name(self) -> str:

@@ -33,6 +33,7 @@ from capa.runtime.progress import RunProgress, progress_of
 from capa.runtime.report import RunReport, RunRequest
 from capa.runtime.rig import Rig
 from capa.runtime.run_files import tap_of
+from capa.runtime.run_status import keep_status
 from capa.runtime.safe_state import ChannelVerdict
 from capa.runtime.safety_book import RuleBook
 from capa.runtime.walking import Walk, record
@@ -318,10 +319,11 @@ class Conductor:
         bundle, ctx, procedure = active.bundle, active.ctx, active.procedure
         if bundle is None or ctx is None or procedure is None:
             raise RuntimeError("a run is conducted only once it is armed")
-        recording = trio.CancelScope(shield=True)
+        recording, status = trio.CancelScope(shield=True), trio.CancelScope(shield=True)
         budget_s = self._safing_budget_s + CLOSE_BUDGET_S + FINALIZE_BUDGET_S
         async with trio.open_nursery() as nursery:
             nursery.start_soon(record, bundle, recording, active)
+            nursery.start_soon(keep_status, self._rig, bundle, status, active)
             tap = tap_of(bundle, active.plan)
             try:
                 self._start(active, bundle, ctx, procedure, tap)
@@ -330,7 +332,10 @@ class Conductor:
                 with trio.move_on_after(budget_s, shield=True):
                     await self._ending.make_safe(active)
                     self._rig.bus.remove_tap(tap)
+                    self._rig.remove_readings_tap(bundle.write_records)
+                    status.cancel()
                     await self._ending.wind_up(active, bundle, ctx)
+                status.cancel()
                 recording.cancel()
 
     def _start(
@@ -346,6 +351,7 @@ class Conductor:
         self.gate.begin_run(active.authorization, bundle, active.clock)
         self._rig.start_run()
         self._rig.bus.add_tap(tap)
+        self._rig.add_readings_tap(bundle.write_records)
         active.event(
             "run.armed",
             f"{active.request.source_name}: {procedure.id} in the name of "

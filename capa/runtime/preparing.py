@@ -32,6 +32,7 @@ from capa.runtime.inner import InnerRunner
 from capa.runtime.overriding import overriding
 from capa.runtime.report import RunRequest
 from capa.runtime.rig import Rig
+from capa.runtime.run_equipment import channel_info
 from capa.runtime.run_files import files_of, manifest_of, views_of
 from capa.runtime.run_log import RunLog
 from capa.runtime.safety_book import RuleBook
@@ -210,9 +211,10 @@ class Preparing:
             self._runs_root,
             new_run_id(active.clock.anchor_utc),
             active.clock,
-            files=files_of(active.request),
+            files=files_of(active.request, self._rig),
             manifest=manifest_of(active, procedure, self._rig),
             channels={n: self._rig.registry.resolve(n).spec.unit for n in self._rig.registry.names},
+            channel_info=channel_info(self._rig),
             threaded=self._threaded,
         )
         try:

@@ -116,7 +116,7 @@ class Rig:
         self.bus = DataBus()
         self.links = links
         self._units = units
-        self.on_readings: ReadingsTap | None = None
+        self._readings_taps: tuple[ReadingsTap, ...] = ()
         self.settings = RigSettings(
             profile.devices,
             {name: unit.adapter for name, unit in units.items()},
@@ -134,6 +134,14 @@ class Rig:
     def identities(self) -> Mapping[str, Identity]:
         """Who answered, for those that did."""
         return {name: u.identity for name, u in self._units.items() if u.identity is not None}
+
+    def add_readings_tap(self, tap: ReadingsTap) -> None:
+        """Have readings handed to ``tap``, beside whoever else records them."""
+        self._readings_taps = (*self._readings_taps, tap)
+
+    def remove_readings_tap(self, tap: ReadingsTap) -> None:
+        """Undo ``add_readings_tap``; unknown taps are ignored."""
+        self._readings_taps = tuple(one for one in self._readings_taps if one != tap)
 
     def health(self, device: str) -> DeviceHealth:
         """Return a device's state and counters."""
@@ -234,8 +242,8 @@ class Rig:
                 unit.identity = await unit.adapter.open()
                 unit.unsettled = SETTLE_TRIES
             readings = await unit.adapter.poll()
-            if self.on_readings is not None:
-                self.on_readings(unit.adapter, readings)
+            for tap in self._readings_taps:
+                tap(unit.adapter, readings)
             samples = unit.samples(readings)
         except CapaError as error:
             self._failed(unit, error)

@@ -10,6 +10,7 @@ from capa.runtime.active import ActiveRun
 from capa.runtime.databus import Tap
 from capa.runtime.report import RunRequest
 from capa.runtime.rig import Rig
+from capa.runtime.run_equipment import equipment_text
 from capa.storage.bundle import BundleWriter
 
 __all__ = ["files_of", "manifest_of", "tap_of", "views_of"]
@@ -37,9 +38,13 @@ def views_of(rig: Rig) -> dict[str, AdapterView]:
     }
 
 
-def files_of(request: RunRequest) -> dict[str, str]:
+def files_of(request: RunRequest, rig: Rig) -> dict[str, str]:
     """Return the texts that are kept in the bundle as they are, by file name."""
-    files = {"config.toml": request.config_text, "hardware.toml": request.hardware_text}
+    files = {
+        "config.toml": request.config_text,
+        "hardware.toml": request.hardware_text,
+        "equipment.toml": equipment_text(rig),
+    }
     if request.method_text is not None:
         files["method.toml"] = request.method_text
     return files

@@ -410,3 +410,14 @@ def test_an_option_that_does_not_exist_is_named(options: dict[str, Any]) -> None
     spec = DeviceSpec(name="heater", adapter="watlow", link="bus", options=options)
     with pytest.raises(ValidationError):
         FAMILY.fields(spec)
+
+
+def test_a_field_that_is_not_read_at_every_poll_says_how_often_it_is() -> None:
+    spec = DeviceSpec(
+        name="furnace", adapter="watlow", link="com", address=1, poll_hz=10.0,
+        options={"slow_hz": 2.0},
+    )  # fmt: skip
+    adapter = FAMILY.create(spec, DirectLink([]))
+    periods = getattr(adapter, "periods_s")  # noqa: B009 - of the base class, not of the protocol
+    assert periods["setpoint"] == periods["power"] == 0.5
+    assert "pv" not in periods
