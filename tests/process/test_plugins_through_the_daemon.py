@@ -92,6 +92,19 @@ def capa_run(box: PluginBox, twin: Twin, file: Path) -> tuple[int, str]:
     return done.returncode, done.stdout + done.stderr
 
 
+def capa_validate(box: PluginBox, twin: Twin, file: Path) -> tuple[int, str]:
+    done = subprocess.run(
+        [str(box.python), "-m", "capa.cli.main", "validate", str(file), str(twin.profile)],
+        env={**os.environ, "CAPA_PLUGIN_MODE": "production", "CAPA_PLUGINS_LOCK": str(box.lock)},
+        cwd=box.folder,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    return done.returncode, done.stdout + done.stderr
+
+
 def on_the_box(box: PluginBox, twin: Twin) -> Any:  # noqa: ANN401 - a context manager
     settings = f'[plugins]\nmode = "production"\nlock = "{box.lock}"'
     return running_daemon(box.folder, twin.profile, settings=settings, python=box.python)
@@ -120,10 +133,15 @@ def test_a_plug_in_runs_through_the_daemon_once_it_is_trusted_and_no_more_once_i
     code, said = capa_run(box, twin, desk)
     assert code == 2, said
     assert f"capa plugins trust {plugin_id}" in said
+    code, said = capa_validate(box, twin, desk)
+    assert code == 2, said
+    assert f"capa plugins trust {plugin_id}" in said
     assert not manifests(daemon.runs)
     assert not (box.folder / "desk-runs").exists()
 
     box.capa("trust", plugin_id, "--reason", "read it")
+    code, said = capa_validate(box, twin, desk)
+    assert code == 0, said
     with on_the_box(box, twin) as daemon:
         daemon.drop("trusted.experiment.toml", experiment)
         daemon.wait_job("done")
