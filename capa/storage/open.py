@@ -106,7 +106,7 @@ class Bundle:
 
     def recorded_s(self) -> float:
         """Return for how long the run was recorded: its duration, or until the last event."""
-        if self.manifest.duration_s is not None:
+        if self.manifest.duration_s:
             return self.manifest.duration_s
         with self._events() as connection:
             (last_ns,) = connection.execute("SELECT max(t_mono_ns) FROM events").fetchone()

@@ -2,6 +2,7 @@
 
 import gc
 import json
+import shutil
 import sqlite3
 import sys
 from contextlib import closing
@@ -188,9 +189,7 @@ def test_the_catalog_follows_the_bundles_and_can_always_be_made_again(runs: Path
     assert [row.bundle_status for row in catalogued(runs)] == ["sealed", "sealed", "open"]
     finalize_bundle(runs / IDS[2])
     assert [row.bundle_status for row in catalogued(runs)] == ["sealed"] * 3
-    for file in (runs / IDS[0]).iterdir():
-        file.unlink()
-    (runs / IDS[0]).rmdir()
+    shutil.rmtree(runs / IDS[0])
     assert [row.run_id for row in catalogued(runs)] == list(IDS[1:])
     (runs / CATALOG_FILE).unlink()
     assert len(catalogued(runs)) == 2
