@@ -179,7 +179,10 @@ async def test_noise_lies_about_the_truth_and_is_the_same_at_every_run(
         ({"scale": 0.0}, "scale is 0"),
         ({"access": "rw"}, "go together"),
         ({"command": "set_flux"}, "go together"),
-        ({"access": "rw", "command": "set_flux"}, "input registers, discrete inputs and single bits"),
+        (
+            {"access": "rw", "command": "set_flux"},
+            "input registers, discrete inputs and single bits",
+        ),
         ({"address": 65535}, "past 65535"),
         ({"adress": 3}, "Extra inputs"),
         ({"type": "float64"}, "float32"),
