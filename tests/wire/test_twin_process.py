@@ -183,7 +183,7 @@ async def test_a_host_that_dies_with_a_reply_unread_does_not_take_the_twin_along
         with socket.create_connection((host, int(number))) as dying:
             dying.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
             dying.sendall(b"\x1bP\r\n")
-            time.sleep(late * 0.002)
+            await trio.sleep(late * 0.002)
     assert twin.ask(outputs=True)["ok"]
     assert twin.process.poll() is None
 
