@@ -1,5 +1,6 @@
 """What must hold before a run is armed; nothing here touches a device or a bundle."""
 
+import time
 from collections.abc import Mapping
 from types import MappingProxyType
 from typing import Any, NoReturn
@@ -61,7 +62,7 @@ def make_procedure(
         return _construct(cls, dict(config))
     except ValidationError as error:
         return [_config_problem(cls, detail) for detail in error.errors()]
-    except Exception as error:  # noqa: BLE001 - a plug-in's constructor may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a constructor may raise anything
         return [_raised(cls, "from_config", error)]
 
 
@@ -91,7 +92,7 @@ def plan_recording(
     try:
         plan_capture = getattr(procedure, "plan_capture", None)
         plan = default if plan_capture is None else plan_capture(default)
-    except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
         return [_raised(cls, "plan_capture", error)]
     if plan is None:
         return default
@@ -202,14 +203,16 @@ async def _own_problems(
     procedure: Procedure, ctx: ProcedureContext, budget_s: float
 ) -> list[Problem]:
     """Ask the procedure itself, within a deadline; a raise or rubbish is one blocking problem."""
-    cls = type(procedure)
+    cls, began_s = type(procedure), time.perf_counter()
     with trio.move_on_after(budget_s):
         try:
             problems = await procedure.preflight(ctx)
         except ProcedureError as error:
             return [Problem(code="procedure.error", message=str(error))]
-        except Exception as error:  # noqa: BLE001 - a plug-in may raise anything
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in may raise anything
             return [_raised(cls, "preflight", error)]
+        if time.perf_counter() - began_s > budget_s:
+            return [_late(cls, budget_s)]  # it blocked the loop: no deadline wakes in there
         if isinstance(problems, list) and all(isinstance(one, Problem) for one in problems):
             return problems
         return [
@@ -219,16 +222,18 @@ async def _own_problems(
                 hint="return a list of Problem; an empty one means: good to arm",
             )
         ]
-    return [
-        Problem(
-            code="procedure.preflight_hangs",
-            message=f"{cls.id}: preflight did not return within {budget_s:g} s",
-            hint="preflight checks configuration; waiting and device reads belong into run",
-        )
-    ]
+    return [_late(cls, budget_s)]
 
 
-def _raised(cls: type[Procedure], where: str, error: Exception) -> Problem:
+def _late(cls: type[Procedure], budget_s: float) -> Problem:
+    return Problem(
+        code="procedure.preflight_hangs",
+        message=f"{cls.id}: preflight did not return within {budget_s:g} s",
+        hint="preflight checks configuration; waiting and device reads belong into run",
+    )
+
+
+def _raised(cls: type[Procedure], where: str, error: BaseException) -> Problem:
     return Problem(
         code=f"procedure.{where}_raised",
         message=f"{cls.id}: {where} raised {type(error).__name__}: {error}",

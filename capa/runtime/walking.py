@@ -4,6 +4,7 @@ Beside it run the enforcer of the grace after a stop, the watch over the recorde
 over the loop. The end of a procedure, whatever it is, is recorded as a fact of the run.
 """
 
+import time
 import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -50,13 +51,17 @@ class Walk:
             nursery.start_soon(self._enforce_grace, nursery.cancel_scope)
             nursery.start_soon(_watch_failures, active, nursery.cancel_scope)
             nursery.start_soon(_watch_progress, active, nursery.cancel_scope)
-            nursery.start_soon(watch_lag, partial(self._lagged, procedure))
+            nursery.start_soon(watch_lag, partial(self._lagged, procedure), time.perf_counter())
             try:
                 await procedure.run(ctx)
                 active.returned = True
                 if active.stop.is_set():
                     active.rung("the procedure returned")
-            except Exception as error:  # noqa: BLE001 - a crashed procedure must not end the daemon
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - it must not end the daemon
+                _crashed(active, error)
+            except BaseExceptionGroup as error:  # a task group's, with a SystemExit in it
+                if error.split((Exception, SystemExit))[1] is not None:
+                    raise
                 _crashed(active, error)
             nursery.cancel_scope.cancel()
 
@@ -165,7 +170,7 @@ def _give_up_recording(active: ActiveRun, scope: trio.CancelScope, words: str) -
     scope.cancel()
 
 
-def _crashed(active: ActiveRun, error: Exception) -> None:
+def _crashed(active: ActiveRun, error: BaseException) -> None:
     active.failure = f"{type(error).__name__}: {error}"
     trace = "".join(traceback.format_exception(error))
     active.log.error("run.crashed", message=active.failure, traceback=trace)

@@ -3,9 +3,10 @@
 import json
 import math
 import sqlite3
+import sys
 import time
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import pytest
 import trio
@@ -117,6 +118,69 @@ async def test_a_block_right_at_the_end_is_seen_as_well(
             time.sleep(0.8)  # noqa: ASYNC251 - blocking is what it is here for
 
     assert len(events(await run_of(Blocker, tmp_path), "run.loop_blocked")) == 1
+
+
+async def test_a_block_before_the_first_await_is_seen_as_well(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Blocker(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            time.sleep(0.8)  # noqa: ASYNC251 - blocking is what it is here for
+            await trio.sleep(1)
+
+    ((_, message),) = events(await run_of(Blocker, tmp_path), "run.loop_blocked")
+    assert "while test.script ran" in message
+
+
+async def test_a_preflight_that_blocks_the_loop_beyond_its_time_is_refused_by_name(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Blocker(Script):
+        async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
+            time.sleep(0.4)  # noqa: ASYNC251 - blocking is what it is here for
+            return []
+
+    monkeypatch.setattr("capa.runtime.preparing.PREFLIGHT_BUDGET_S", 0.3)
+    report = await run_of(Blocker, tmp_path)
+    assert report.run_status == "refused"
+    assert "test.script: preflight did not return within 0.3 s" in report.exit_reason
+
+
+@pytest.mark.parametrize("grouped", [False, True])
+async def test_a_procedure_that_calls_exit_has_crashed_and_the_daemon_lives(
+    autojump_clock: MockClock, tmp_path: Path, *, grouped: bool
+) -> None:
+    class Leaver(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            if grouped:
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(trio.sleep, 5)
+                    sys.exit(3)
+            sys.exit(3)
+
+    report = await run_of(Leaver, tmp_path)
+    assert report.run_status == "crashed"
+    assert ("BaseExceptionGroup" if grouped else "SystemExit: 3") in report.exit_reason
+
+
+@pytest.mark.parametrize("where", ["from_config", "plan_capture", "preflight"])
+async def test_a_procedure_that_calls_exit_before_its_run_is_refused_by_name(
+    autojump_clock: MockClock, tmp_path: Path, where: str
+) -> None:
+    class Leaver(Script):
+        @classmethod
+        def from_config(cls, raw: dict[str, Any] | None) -> Self:
+            return sys.exit(3) if where == "from_config" else super().from_config(raw)
+
+        def plan_capture(self, default_plan: ResolvedRecordingPlan) -> ResolvedRecordingPlan:
+            return sys.exit(3) if where == "plan_capture" else default_plan
+
+        async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
+            return sys.exit(3) if where == "preflight" else []
+
+    report = await run_of(Leaver, tmp_path)
+    assert report.run_status == "refused"
+    assert f"test.script: {where} raised SystemExit: 3" in report.exit_reason
 
 
 async def test_a_procedure_that_raises_after_the_stop_has_crashed_all_the_same(
