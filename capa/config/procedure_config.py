@@ -58,6 +58,10 @@ def _config_problems(
     except ValidationError as error:
         details = error.errors(include_url=False)
         problems = explain(details, source, model, area="procedure", at=at)
+    except (Exception, SystemExit) as error:  # noqa: BLE001 - a plug-in's validator raises anything
+        message = f"{cls.id}: config_model raised {type(error).__name__}: {error}"
+        hint = "report this to the author of the procedure"
+        problems.append(_problem(source, "config_raised", at, message, hint))
     inner = model.model_fields.get("procedure")
     if inner is not None and inner.annotation is ProcedureRef:
         problems += procedure_problems(source, procedures, at=(*at, "procedure"))

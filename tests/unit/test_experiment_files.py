@@ -3,13 +3,18 @@
 import os
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
+from pydantic import BaseModel, model_validator
 from typer.testing import CliRunner
 
 from capa.cli.main import app
 from capa.config.load import load_profile, read_experiment
 from capa.config.problems import ProblemsError
+from capa.config.procedure_config import procedure_problems
+from capa.config.reading import parse_toml
+from capa.experiment.procedures.builtin.recipe_runner import RecipeRunner
 from capa.plugins.discovery import load_procedures
 from capad.intake import Intake, Prepared
 from capad.jobs import Job, JobState
@@ -96,6 +101,23 @@ def test_a_wrong_value_in_toml_has_its_line(folder: Path) -> None:
     text = '[procedure]\nid = "capa.builtin.free_run"\n\n[procedure.config]\nduration_s = "long"\n'
     (found,) = problems(folder, text, "run.experiment.toml")
     assert found.startswith("run.experiment.toml:5: field procedure.config.duration_s: ")
+
+
+@pytest.mark.parametrize("raised", [KeyError("oven"), SystemExit(3)])
+def test_a_config_model_that_breaks_is_a_problem_of_the_file(raised: BaseException) -> None:
+    class Broken(BaseModel):
+        @model_validator(mode="before")
+        @classmethod
+        def _look(cls, _data: object) -> object:
+            raise raised
+
+    class Plugin(RecipeRunner):
+        id: ClassVar[str] = "lab.broken"
+        config_model: ClassVar[type[BaseModel]] = Broken
+
+    source = parse_toml('[procedure]\nid = "lab.broken"\n', file="run.experiment.toml")
+    (found,) = procedure_problems(source, {"lab.broken": Plugin})
+    assert f"lab.broken: config_model raised {type(raised).__name__}: " in str(found)
 
 
 def test_an_unknown_procedure_lists_those_that_there_are(folder: Path) -> None:
