@@ -15,6 +15,8 @@ from tests.support.cooling import HEAT_OFF, Cooling, cooling, stages_of
 from tests.support.engine import virtual
 
 LONG_S = 400.0
+OVER_S = 0.6
+"""How long the last process lives on behind the last whole second."""
 PHASE_S = 0.25
 """Readings come at whole seconds and a quarter: never at the instant of a restart."""
 
@@ -81,7 +83,7 @@ def expected(
         now_s = begin_s
         while stage < len(stages):
             at_s = _next(stages[stage], furnace, since_s, now_s, end_s)
-            if at_s >= killed_s or at_s > end_s:
+            if at_s >= killed_s or at_s > end_s + OVER_S:
                 break
             found.append((at_s, stage + 1))
             since_s = now_s = at_s
@@ -115,7 +117,7 @@ def test_each_later_stage_is_driven_when_its_condition_holds_or_its_time_is_over
         for begin_s, killed_s in alive:
             await trio.sleep_until(began_s + begin_s)
             process = Cooling(stages, file, driven=driven)
-            with trio.move_on_at(began_s + min(killed_s, end_s + 0.6)):
+            with trio.move_on_at(began_s + min(killed_s, end_s + OVER_S)):
                 async with cooling(process) as one:
                     one.stage_one()
                     second = math.ceil(begin_s - PHASE_S + 1e-6)

@@ -14,6 +14,11 @@ class TestLinkOnMemory(LinkContract):
     transport = "memory"
 
     @pytest.fixture
+    def clock(self, autojump_clock: MockClock) -> MockClock:
+        """Jump: a clock counts where the test itself takes it."""
+        return autojump_clock
+
+    @pytest.fixture
     async def bench(self, tmp_path: Path, autojump_clock: MockClock) -> AsyncIterator[Bench]:
         async with open_bench(self.transport, tmp_path) as bench:
             yield bench
