@@ -43,6 +43,8 @@ class ActiveRun:
     stop: StopSignal = field(default_factory=StopSignal)
     second_stop: StopSignal = field(default_factory=StopSignal)
     problems: list[Problem] = field(default_factory=list)
+    given_up: trio.Event = field(default_factory=trio.Event)
+    """Set once nobody waits for the procedure any more: it was cancelled, or it is over."""
     settings: list[SettingReport] = field(default_factory=list)
     procedure: Procedure | None = None
     ctx: ProcedureContext | None = None

@@ -43,6 +43,8 @@ from capa.storage.finalize import finalize_in_child
 __all__ = ["Conductor", "RunReport", "RunRequest"]
 
 CLOSE_BUDGET_S = 15.0
+DEAF_S = 1.0
+"""How long a cancelled procedure may take to let go before the rig is made safe beside it."""
 
 
 class Later(Protocol):
@@ -325,10 +327,14 @@ class Conductor:
             nursery.start_soon(record, bundle, recording, active)
             nursery.start_soon(keep_status, self._rig, bundle, status, active)
             tap = tap_of(bundle, active.plan)
+            over = trio.Event()
+            nursery.start_soon(self._safe_beside, active, over)
             try:
                 self._start(active, bundle, ctx, procedure, tap)
                 await self._walk_of(active).run(procedure, ctx)
             finally:
+                over.set()
+                active.given_up.set()
                 with trio.move_on_after(budget_s, shield=True):
                     await self._ending.make_safe(active)
                     self._rig.bus.remove_tap(tap)
@@ -337,6 +343,21 @@ class Conductor:
                     await self._ending.wind_up(active, bundle, ctx)
                 status.cancel()
                 recording.cancel()
+
+    async def _safe_beside(self, active: ActiveRun, over: trio.Event) -> None:
+        """Make the rig safe beside a procedure that was cancelled and does not let go.
+
+        One that shields itself can't be ended; what it commands is refused from here on.
+        """
+        try:
+            await active.given_up.wait()
+        finally:
+            with trio.CancelScope(shield=True):
+                with trio.move_on_after(DEAF_S):
+                    await over.wait()
+                if not over.is_set():
+                    active.rung("the procedure shields itself: the rig is made safe beside it")
+                    await self._ending.make_safe(active)
 
     def _start(
         self,

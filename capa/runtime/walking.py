@@ -92,6 +92,7 @@ class Walk:
             metadata={"grace_s": self.grace_s, "stop": active.stop.reason},
         )
         active.rung(f"{self.grace_s:g} s of grace were over: the procedure was cancelled")
+        active.given_up.set()
         scope.cancel()
 
     def _lagged(self, procedure: Procedure, lag_s: float) -> None:
@@ -167,6 +168,7 @@ def _give_up_recording(active: ActiveRun, scope: trio.CancelScope, words: str) -
     active.log.error("run.recorder_lost", message=words)
     active.event("run.recorder_lost", words, severity="error")
     active.rung(f"the run was given up: {words}")
+    active.given_up.set()
     scope.cancel()
 
 

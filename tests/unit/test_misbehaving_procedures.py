@@ -373,3 +373,40 @@ def test_a_declaration_speaks_for_the_run_that_it_stands_beside() -> None:
     assert declared_handlers(Renamed) == frozenset()
     assert declared_handlers(Purging) is None
     assert declared_handlers(Saying) == frozenset({"lab.purge_gas"})
+
+
+class Shielded(Script):
+    """Heats, and lets nobody end it."""
+
+    id: ClassVar[str] = "test.shielded"
+
+    async def run(self, ctx: ProcedureContext) -> None:
+        with trio.CancelScope(shield=True):
+            await command(ctx, "heater.setpoint", 100.0)
+            await trio.sleep(600)
+            late = await command(ctx, "heater.setpoint", 150.0)
+            assert not late.accepted
+
+
+@pytest.mark.parametrize("cancelled", [False, True])
+async def test_a_rig_is_made_safe_beside_a_procedure_that_shields_itself(
+    autojump_clock: MockClock, tmp_path: Path, cancelled: bool
+) -> None:
+    async with bench_rig() as (rig, twins):
+        one = conductor(rig, tmp_path, procedures={Shielded.id: Shielded})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run, request(None, procedure=Shielded.id))
+            await trio.sleep(5)
+            assert twins.outputs()["furnace.setpoint"] == pytest.approx(100.0, abs=0.1)
+            one.stop("SIGINT")
+            if cancelled:  # as a daemon that ends
+                nursery.cancel_scope.cancel()
+            with trio.CancelScope(shield=True):
+                await trio.sleep(30)
+            assert one.progress is not None  # it is still at it
+            assert twins.outputs()["furnace.setpoint"] == pytest.approx(20.0, abs=0.1)
+        assert twins.outputs()["furnace.setpoint"] == pytest.approx(20.0, abs=0.1)
+    report = one.last_report
+    assert report is not None
+    assert report.run_status == "crashed"
+    assert any("shields itself" in str(rung) for rung in report.ladder)
