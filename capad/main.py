@@ -36,6 +36,16 @@ exit codes: 0 clean, 64 usage, 78 configuration. With --once, the worst job's: 0
 sealed, 1 aborted (or the queue is held), 2 crashed (or a file was rejected), 3 not verified."""
 
 
+class _Version(argparse.Action):
+    """Tells the version; looks for it only when asked, for that takes milliseconds."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> Never:
+        from importlib.metadata import version
+
+        sys.stdout.write(f"capad {version('capa')}\n")
+        parser.exit()
+
+
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> Never:
         self.print_usage(sys.stderr)
@@ -71,6 +81,7 @@ def _parser() -> argparse.ArgumentParser:
         choices=("debug", "info", "warning", "error"),
         help="default: info for a service, warning for a terminal",
     )
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version; exit")
     return parser
 
 

@@ -1,6 +1,7 @@
-"""The offline tool ``capa``: everything that needs no running daemon."""
+"""The tool ``capa``: everything that needs no running daemon."""
 
 import sys
+from typing import Annotated
 
 import typer
 
@@ -16,7 +17,7 @@ __all__ = ["app", "main"]
 
 app = typer.Typer(
     name="capa",
-    help="Check and try out what a rig is going to run, without touching a rig.",
+    help="Write, check and try out what a rig is to run; bring up rigs; read what runs recorded.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -32,8 +33,21 @@ app.add_typer(plugins, name="plugins")
 app.add_typer(safety, name="safety")
 
 
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(f"capa {version('capa')}")
+        raise typer.Exit
+
+
 @app.callback()
-def _root() -> None:
+def _root(
+    version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_tell_version, is_eager=True),
+    ] = False,
+) -> None:
     """Keep ``capa`` a group of commands, however few there are."""
 
 
