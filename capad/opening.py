@@ -7,6 +7,7 @@ from functools import partial
 import trio
 
 from capa.runtime.conductor import Conductor
+from capa.runtime.console import verdict_lines
 from capa.runtime.progress import RunProgress
 from capa.runtime.rig import Rig
 from capa.runtime.safe_state import ChannelVerdict, drive_safe_state
@@ -115,6 +116,9 @@ class Opening:
         service = self._service
         if service.bench is not None and (words := service.bench.stages.waiting):
             service.console.waiting(f"cooling: {words}")
+        elif service.bench is not None and (driven := service.bench.stages.verdicts):
+            outputs = "; ".join(verdict_lines(driven))
+            service.console.waiting(f"cooling is over: {outputs}")
         if service.options.once:
             service.wake()
         service.supervisor.refresh()

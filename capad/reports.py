@@ -176,7 +176,7 @@ def _run_lines(run: RunReport) -> list[str]:
             "  Nothing runs before: capa safety clear --by NAME --reason TEXT",
         ]
     if run.verdicts:
-        lines += ["Safe state:", *(f"  {line}" for line in verdict_lines(run))]
+        lines += ["Safe state:", *(f"  {line}" for line in verdict_lines(run.verdicts))]
     if run.later:
         lines += ["Still to come when this was written:", *(f"  {line}" for line in run.later)]
     return lines

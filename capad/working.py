@@ -119,7 +119,7 @@ class Working:
         for report in reports:
             service.console.report(report)
         if any(report.outcome == "failed" for report in reports):
-            await spool.hold(f"job {reports[-1].job.id} was interrupted: {reports[-1].summary}")
+            await spool.hold(f"job {reports[-1].job.id}: {reports[-1].summary}")
         await spool.run()
 
     async def _next(self, spool: Spool) -> tuple[Job, Prepared] | None:

@@ -1,11 +1,12 @@
 """What somebody at a terminal reads of a run: each step as it begins, and where it is now."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TextIO
 
 from capa.runtime.progress import RunProgress
 from capa.runtime.report import RunReport
+from capa.runtime.safe_state import ChannelVerdict
 
 __all__ = ["RunConsole", "verdict_lines"]
 
@@ -66,7 +67,7 @@ class RunConsole:
     def how_it_ended(self, run: RunReport) -> None:
         """Say how the rig was left, and where everything is."""
         self._step, self._waiting = None, ""
-        for line in verdict_lines(run):
+        for line in verdict_lines(run.verdicts):
             self.say(f"  safe state: {line}")
         if run.bundle is not None:
             self.say(f"  bundle: {run.bundle}")
@@ -81,9 +82,9 @@ class RunConsole:
             self._out = None
 
 
-def verdict_lines(run: RunReport) -> list[str]:
+def verdict_lines(verdicts: Mapping[str, ChannelVerdict]) -> list[str]:
     """Return one line per output: where it was left, and whether that is proven."""
     return [
         f"{name} = {verdict.value:g}: {verdict.verdict}, {verdict.detail}"
-        for name, verdict in run.verdicts.items()
+        for name, verdict in verdicts.items()
     ]

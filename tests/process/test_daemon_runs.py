@@ -65,6 +65,8 @@ def test_once_with_the_twin_runs_what_is_there_and_exits_clean(tmp_path: Path) -
     assert "safe state: heater.setpoint = 20: proven" in done.stdout
     assert "bundle: " in done.stdout
     assert "abort it with Ctrl-C" in done.stdout
+    before_the_run = done.stdout.partition("one.method.toml")[0]
+    assert "cooling is over: purge.flow = 0: proven" in before_the_run
     assert wire_outputs(tmp_path / "run" / "twin")[-1]["value"] == 20.0
     assert _saves(tmp_path / "run" / "twin", "furnace") <= 1  # of some fifteen setpoints
 
