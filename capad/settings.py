@@ -11,7 +11,8 @@ from capa.config.explain import explain
 from capa.config.problems import ProblemsError
 from capa.config.reading import decode_text, parse_toml, read_bytes
 from capa.config.safety import NextRun
-from capa.models import Frozen
+from capa.models import Frozen, Number
+from capa.plugins.policy import IMPORT_DEADLINE_S
 
 __all__ = [
     "DEFAULT_CONFIG",
@@ -63,6 +64,8 @@ class PluginSettings(Frozen):
 
     mode: Literal["production", "dev"] = "production"
     lock: Path = Path("/etc/capad/plugins.lock")
+    import_deadline_s: Number = Field(default=IMPORT_DEADLINE_S, gt=0, le=600)
+    """What importing one of them may take; one that takes longer is left out."""
 
 
 class SafetySettings(Frozen):

@@ -5,8 +5,7 @@ from collections.abc import Callable
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from capa.experiment.procedures.available import Procedures
-from capa.plugins.later import ProceduresLater
+from capa.plugins.later import ProceduresLater, procedures_under
 from capa.plugins.policy import policy
 from capa.runtime.conductor import Conductor
 from capa.runtime.gate import Gate
@@ -25,14 +24,8 @@ def find_plugins(settings: PluginSettings) -> ProceduresLater:
     Raises:
         PluginModeError: a mode that there is not.
     """
-    policy(settings.mode, settings.lock)  # a slip in the mode is told now, not at the first run
-
-    def load() -> Procedures:
-        from capa.plugins.discovery import load_procedures
-
-        return load_procedures(settings.mode, settings.lock)
-
-    return ProceduresLater(load)
+    deadline_s = settings.import_deadline_s
+    return procedures_under(policy(settings.mode, settings.lock, import_deadline_s=deadline_s))
 
 
 def make_conductor(

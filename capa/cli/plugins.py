@@ -116,7 +116,7 @@ def _trustable(found: "Discovery", plugin_id: str) -> "Loaded":
     from capa.config.explain import did_you_mean
 
     one = next((one for one in found.loaded if one.id == plugin_id), None)
-    refused = next((one for one in found.rejected if one.name == plugin_id), None)
+    refused = next((one for one in found.rejected if plugin_id in (one.name, one.id)), None)
     if one is None and refused is not None:
         raise CapaError(f"{plugin_id} of {refused.package} is refused: {refused.reason}")
     if one is None:

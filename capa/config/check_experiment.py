@@ -27,11 +27,12 @@ def check_experiment(
     experiment = read.experiment
     if experiment.method is None:
         return problems
-    inner, found = _inner(experiment, procedures or {})
+    known = {} if procedures is None else procedures  # `or` would wait for every plug-in
+    inner, found = _inner(experiment, known)
     problems += found
     walked = inner or [experiment]
     for one in walked:
-        procedure = (procedures or {}).get(one.procedure.id)
+        procedure = known.get(one.procedure.id)
         same = one.method == experiment.method
         if one.method is not None:
             problems += check_method(

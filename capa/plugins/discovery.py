@@ -8,23 +8,25 @@ import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 
 import structlog
 
 from capa.config.problems import Problem, ProblemsError
 from capa.experiment.procedures.available import Procedures
 from capa.experiment.procedures.base import Procedure
+from capa.plugins.clashes import Claim, refusals
 from capa.plugins.contract import faults_of
 from capa.plugins.drift import Drift, DriftKind, Installed, compare, drift_of, record_of
 from capa.plugins.fingerprint import Fingerprint, FingerprintError, fingerprint
 from capa.plugins.importing import (
     PluginCode,
     PluginImportError,
+    import_in_time,
     import_target,
     imported_from,
     parts_of,
 )
+from capa.plugins.later import ProceduresLater, procedures_under
 from capa.plugins.lock import PluginsLock, read_lock
 from capa.plugins.policy import PluginMode, Policy, policy, policy_here
 
@@ -34,6 +36,7 @@ __all__ = [
     "Loaded",
     "Rejected",
     "discover",
+    "load_builtins",
     "load_procedures",
     "load_procedures_here",
     "report",
@@ -64,13 +67,17 @@ class Loaded:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An entry point that brings no procedure, by its name, and why."""
+    """An entry point that brings no procedure, by its name, and why.
+
+    ``id`` is the class's own, where it came so far.
+    """
 
     name: str
     package: str
     reason: str
     version: str = ""
     entry_point: str = ""
+    id: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,34 +94,38 @@ class Discovery:
     @property
     def procedures(self) -> Procedures:
         """The usable classes, by id, and why others are not."""
-        left_out = {one.name: one.reason for one in self.rejected}
+        left_out = {one.id or one.name: one.reason for one in self.rejected}
+        left_out |= {one.name: one.reason for one in self.rejected}
         return Procedures({one.id: one.cls for one in self.loaded}, left_out)
 
 
-def load_procedures(mode: str | None = None, lock: Path | None = None) -> Procedures:
-    """Load every procedure that may run here, by id; what is left out is logged.
+def load_builtins() -> Procedures:
+    """Load the procedures of capa itself, and import nothing of anybody else's."""
+    search = _Search(Policy(), None)
+    search.take_all(filter(_is_builtin, entry_points(group=GROUP)))
+    return Procedures({one.id: one.cls for one in search.loaded})
 
-    ``mode`` and ``lock`` are the settings'; the environment wins over them (see ``policy``).
+
+def load_procedures(under: Policy | None = None) -> Procedures:
+    """Load every procedure that may run under a policy, by id; what is left out is logged.
+
+    Without one, the environment's word is taken.
 
     Raises:
         PluginModeError: there is no such mode.
     """
-    return _loaded(policy(mode, lock))
+    found = discover(policy() if under is None else under)
+    report(found)
+    return found.procedures
 
 
-def load_procedures_here() -> Procedures:
-    """Load every procedure that a person at a shell may run: on a box, what the daemon would.
+def load_procedures_here() -> ProceduresLater:
+    """Return what a person at a shell may run: on a box, what the daemon would.
 
     Raises:
         PluginModeError: the mode is none, or the box's settings can't be read.
     """
-    return _loaded(policy_here())
-
-
-def _loaded(rule: Policy) -> Procedures:
-    found = discover(rule)
-    report(found)
-    return found.procedures
+    return procedures_under(policy_here())
 
 
 def report(found: Discovery) -> None:
@@ -143,8 +154,7 @@ def discover(under: Policy, *, only: str | None = None) -> Discovery:
     """
     lock, problems = _read(under)
     search = _Search(under, lock)
-    for entry in _in_order(entry_points(group=GROUP), only):
-        search.take(entry)
+    search.take_all(_in_order(entry_points(group=GROUP), only))
     drift = drift_of(lock, search.installed) if lock is not None and only is None else ()
     return Discovery(
         under, lock, tuple(search.loaded), tuple(search.rejected), drift, tuple(problems)
@@ -189,8 +199,34 @@ class _Search:
     rejected: list[Rejected] = field(default_factory=list)
     installed: list[Installed] = field(default_factory=list)
     prints: dict[str, Fingerprint | FingerprintError] = field(default_factory=dict)
+    claims: dict[Claim, Loaded] = field(default_factory=dict)
 
-    def take(self, entry: EntryPoint) -> None:
+    def take_all(self, entries: Iterable[EntryPoint]) -> None:
+        """Load what can be loaded, and settle who has which id."""
+        for entry in entries:
+            self._take(entry)
+        self._settle()
+
+    def _settle(self) -> None:
+        """Refuse those whose id is another's, or nobody's."""
+        refused = refusals([*self.claims, *self._names_of_the_rejected()])
+        for claim, reason in refused.items():
+            loaded = self.claims.get(claim)
+            if loaded is not None:
+                self.loaded.remove(loaded)
+                item = Installed(claim.name, loaded.package, loaded.version, claim.target, None)
+                self._reject(item, reason, loaded.id)
+
+    def _names_of_the_rejected(self) -> list[Claim]:
+        """Return what keeps its id from others, though it does not run: a plug-in that broke.
+
+        In production mode the lock has settled whose an id is.
+        """
+        if self.under.mode is PluginMode.PRODUCTION:
+            return []
+        return [Claim(one.name, one.name, one.package, one.entry_point) for one in self.rejected]
+
+    def _take(self, entry: EntryPoint) -> None:
         """Load one entry, or record why not."""
         builtin = _is_builtin(entry)
         item = Installed(entry.name, _package(entry), _version(entry), entry.value, None)
@@ -202,8 +238,10 @@ class _Search:
         except (PluginImportError, _RefusedError) as error:
             self._reject(item, str(error))
         else:
+            claim = Claim(loaded.id, item.id, item.package, item.entry_point)
             item = _named(item, loaded.id)
             self.loaded.append(loaded)
+            self.claims[claim] = loaded
         if not builtin:
             self.installed.append(item)
 
@@ -242,22 +280,27 @@ class _Search:
         _check_not_stale(entry, taken)
 
     def _load(self, entry: EntryPoint, item: Installed, *, builtin: bool) -> Loaded:
-        candidate = import_target(entry)
-        _stamp(entry, item)
-        cls = _checked(candidate)
+        cls = _checked(self._imported(entry, item, builtin=builtin))
         notes = _notes(entry, cls)
         self._check_id(cls, item, builtin=builtin)
         return Loaded(
             cls.id, cls, item.package, item.version, item.entry_point, item.hash, builtin, notes
         )
 
+    def _imported(self, entry: EntryPoint, item: Installed, *, builtin: bool) -> object:
+        if builtin:
+            return import_target(entry)
+        try:
+            return import_in_time(entry, self.under.import_deadline_s)
+        finally:
+            _stamp(entry, item)  # of one that hangs, too: it may still come to its end
+
     def _check_id(self, cls: type[Procedure], item: Installed, *, builtin: bool) -> None:
-        taken = next((one for one in self.loaded if one.id == cls.id), None)
-        if taken is not None:
-            owner = "a built-in of capa" if taken.builtin else taken.package
+        ours = next((one for one in self.loaded if one.builtin and one.id == cls.id), None)
+        if ours is not None:
             raise _RefusedError(
-                f"its id {cls.id!r} ({item.entry_point}) is taken by {taken.entry_point}, "
-                f"{owner}; give it an id of its own"
+                f"its id {cls.id!r} ({item.entry_point}) is taken by {ours.entry_point}, "
+                "a built-in of capa; give it an id of its own"
             )
         if builtin or self.lock is None or self.under.mode is PluginMode.DEV:
             return
@@ -266,9 +309,9 @@ class _Search:
             trusted = "nothing" if record is None else repr(record.id)
             raise _RefusedError(f"not trusted: its id is {cls.id!r}, the lock trusts {trusted}")
 
-    def _reject(self, item: Installed, reason: str) -> None:
+    def _reject(self, item: Installed, reason: str, own_id: str | None = None) -> None:
         self.rejected.append(
-            Rejected(item.id, item.package, reason, item.version, item.entry_point)
+            Rejected(item.id, item.package, reason, item.version, item.entry_point, own_id)
         )
 
 

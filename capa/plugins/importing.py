@@ -2,6 +2,8 @@
 
 import inspect
 import pkgutil
+import sys
+import threading
 import traceback
 from collections.abc import Callable
 from importlib import import_module
@@ -14,7 +16,14 @@ from types import ModuleType
 from capa.config.explain import did_you_mean
 from capa.errors import CapaError
 
-__all__ = ["PluginCode", "PluginImportError", "import_target", "imported_from", "parts_of"]
+__all__ = [
+    "PluginCode",
+    "PluginImportError",
+    "import_in_time",
+    "import_target",
+    "imported_from",
+    "parts_of",
+]
 
 
 class PluginImportError(CapaError):
@@ -63,6 +72,66 @@ def import_target(entry: EntryPoint) -> object:
     module_name, attribute = parts_of(entry)
     with PluginCode(lambda error: _import_failure(module_name, error)):
         return _attribute(import_module(module_name), attribute)
+
+
+def import_in_time(entry: EntryPoint, deadline_s: float) -> object:
+    """Do as ``import_target`` does, and give up after ``deadline_s``.
+
+    Nothing can end an import that hangs: it is left behind in a thread that does not keep the
+    process alive, holding the lock of its own module only. One that hangs in C code with the
+    interpreter's lock held can't even be given up.
+
+    Raises:
+        PluginImportError: whatever went wrong, or it has not returned.
+    """
+    module_name, _ = parts_of(entry)
+    attempt = _Attempt(entry)
+    thread = threading.Thread(target=attempt.make, name=f"import {module_name}", daemon=True)
+    thread.start()
+    thread.join(deadline_s)
+    if attempt.error is not None:
+        raise attempt.error
+    if not attempt.done:
+        raise PluginImportError(_too_late(entry, deadline_s, thread))
+    return attempt.found
+
+
+class _Attempt:
+    """An import in a thread, and how it ended."""
+
+    def __init__(self, entry: EntryPoint) -> None:
+        self._entry = entry
+        self.found: object = None
+        self.error: BaseException | None = None
+        self.done = False
+
+    def make(self) -> None:
+        try:
+            self.found = import_target(self._entry)
+        except (PluginImportError, KeyboardInterrupt) as error:  # PluginCode lets no other out
+            self.error = error
+        self.done = True
+
+
+def _too_late(entry: EntryPoint, deadline_s: float, thread: threading.Thread) -> str:
+    module_name, _ = parts_of(entry)
+    package = f" of the package {entry.dist.name}" if entry.dist is not None else ""
+    return (
+        f"its import did not return within {deadline_s:g} s "
+        f"({entry.value}{package}{_standing_at(module_name, thread)}); a plug-in's module only "
+        "defines its class: move what waits or computes there into `run`"
+    )
+
+
+def _standing_at(module_name: str, thread: threading.Thread) -> str:
+    """Say which line of the plug-in's own an import stands at; empty if it is at none."""
+    top = module_name.partition(".")[0]
+    frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the documented way
+    while frame is not None:
+        if f"{frame.f_globals.get('__name__')}.".startswith(f"{top}."):
+            return f", at {frame.f_code.co_filename}, line {frame.f_lineno}"
+        frame = frame.f_back
+    return ""
 
 
 def imported_from(module_name: str) -> list[Path]:

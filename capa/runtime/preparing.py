@@ -137,7 +137,7 @@ class Preparing:
 
     async def checked(self, active: ActiveRun, *, budget_s: float) -> Procedure | None:
         """Make the procedure and its context, and collect the problems; None without either."""
-        procedure = self._make_procedure(active)
+        procedure = self._make_procedure(active, await self._class_of(active))
         if procedure is None:
             return None
         plan = plan_recording(procedure, self._rig.registry)
@@ -150,9 +150,15 @@ class Preparing:
         active.problems += await procedure_problems(self._rig, procedure, ctx, budget_s=budget_s)
         return procedure
 
-    def _make_procedure(self, active: ActiveRun) -> Procedure | None:
+    async def _class_of(self, active: ActiveRun) -> type[Procedure] | None:
+        """Look the procedure up; in a thread, since the first to ask may have to import it."""
+        look_up = partial(self._procedures.get, active.request.experiment.procedure.id)
+        if not self._threaded:
+            return look_up()
+        return await trio.to_thread.run_sync(look_up, abandon_on_cancel=True)
+
+    def _make_procedure(self, active: ActiveRun, cls: type[Procedure] | None) -> Procedure | None:
         wanted = active.request.experiment.procedure
-        cls = self._procedures.get(wanted.id)
         if cls is None:
             known = ", ".join(sorted(self._procedures))
             message = f"no procedure {wanted.id!r} is installed"

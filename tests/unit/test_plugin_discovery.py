@@ -8,10 +8,18 @@ from pathlib import Path
 import pytest
 from structlog.testing import capture_logs
 
-from capa.plugins.discovery import Discovery, discover, load_procedures, report
+from capa.experiment.procedures.available import why_missing
+from capa.plugins.discovery import Discovery, discover, load_builtins, load_procedures, report
 from capa.plugins.drift import DriftKind
 from capa.plugins.lock import LockedPlugin, trust
-from capa.plugins.policy import PluginMode, PluginModeError, Policy, policy, policy_here
+from capa.plugins.policy import (
+    IMPORT_DEADLINE_S,
+    PluginMode,
+    PluginModeError,
+    Policy,
+    policy,
+    policy_here,
+)
 from tests.support.plugin_tree import good, install, write
 
 BUILTINS = {"capa.builtin.free_run", "capa.builtin.recipe_runner"}
@@ -40,10 +48,12 @@ class Site:
     def mark(self, name: str) -> Path:
         return self.root.parent / f"{name}.imported"
 
-    def look(self, mode: str = "dev", *, only: str | None = None) -> Discovery:
+    def look(
+        self, mode: str = "dev", *, only: str | None = None, deadline_s: float = 60
+    ) -> Discovery:
         """Discover as a newly started process would."""
         self.forget()
-        return discover(Policy(PluginMode(mode), self.lock), only=only)
+        return discover(Policy(PluginMode(mode), self.lock, deadline_s), only=only)
 
     def trust(self, plugin_id: str) -> None:
         one = next(one for one in self.look().loaded if one.id == plugin_id)
@@ -96,6 +106,14 @@ def test_the_built_ins_are_there_and_need_no_hash(site: Site) -> None:
     assert set(found.procedures) >= BUILTINS
     assert all(one.hash is None for one in found.loaded if one.builtin)
     assert found.rejected == ()
+
+
+def test_the_built_ins_come_by_themselves_and_import_nobody_elses_code(site: Site) -> None:
+    site.good("hello")
+    site.forget()
+    ours = load_builtins()
+    assert set(ours) >= BUILTINS
+    assert not site.mark("hello").exists()
 
 
 def test_an_installed_procedure_is_found_with_its_package_version_and_hash(site: Site) -> None:
@@ -155,6 +173,24 @@ def test_ctrl_c_while_a_plug_in_is_imported_is_the_operators(site: Site) -> None
         site.look()
 
 
+def test_an_import_that_hangs_is_left_behind_and_named_with_its_line(site: Site) -> None:
+    hang = "import threading\nfrom hangs import gate\ngate.wait()\n" + good("hangs.one")
+    site.add("hangs", hang)
+    write(site.root / "hangs" / "__init__.py", "import threading\ngate = threading.Event()\n")
+    site.good("zz_after")
+    site.good("aa_before")
+    found = site.look(deadline_s=0.2)
+    sys.modules["hangs"].gate.set()  # let go of the thread
+    assert ids(found) == {"zz_after.one", "aa_before.one"}
+    assert set(found.procedures) >= BUILTINS
+    place = site.root / "hangs" / "one.py"
+    assert reason(found, "hangs.one") == (
+        "its import did not return within 0.2 s (hangs.one:Idle of the package hangs, at "
+        f"{place}, line 3); a plug-in's module only defines its class: move what waits or "
+        "computes there into `run`"
+    )
+
+
 @pytest.mark.parametrize(
     ("target", "says"),
     [
@@ -178,12 +214,54 @@ def test_an_id_of_a_built_in_stays_the_built_ins(site: Site) -> None:
     assert found.procedures["capa.builtin.free_run"].__name__ == "FreeRun"
 
 
-def test_of_two_with_one_id_the_second_is_refused_and_both_are_named(site: Site) -> None:
+def test_of_two_with_one_id_the_one_that_is_named_after_it_runs(site: Site) -> None:
     site.good("aa", plugin_id="shared.id")
+    site.good("bb", plugin_id="shared.id", entry="shared.id")
+    found = site.look()
+    (one,) = [one for one in found.loaded if not one.builtin]
+    assert (one.id, one.package) == ("shared.id", "bb")
+    assert reason(found, "aa.one") == (
+        "its id 'shared.id' is that of bb.one:Idle (package bb, entry point 'shared.id'), too, "
+        "which has the id's name; give aa.one:Idle of aa an id of its own, and its entry point "
+        "that name"
+    )
+
+
+@pytest.mark.parametrize("entry", ["", "shared.id"])
+def test_of_two_with_the_same_right_to_an_id_neither_runs_and_both_are_named(
+    site: Site, entry: str
+) -> None:
+    site.good("aa", plugin_id="shared.id", entry=entry)
+    site.good("bb", plugin_id="shared.id", entry=entry)
+    site.good("cc")
+    found = site.look()
+    assert ids(found) == {"cc.one"}
+    assert set(found.procedures) >= BUILTINS
+    says = [one.reason for one in found.rejected]
+    assert len(says) == 2
+    for said in says:
+        assert f"aa.one:Idle (package aa, entry point '{entry or 'aa.one'}')" in said
+        assert f"bb.one:Idle (package bb, entry point '{entry or 'bb.one'}')" in said
+        assert "so none runs; uninstall all but one of the packages" in said
+    assert "so none runs" in why_missing(found.procedures, "shared.id")
+
+
+def test_an_id_whose_own_plug_in_is_broken_does_not_lead_to_another(site: Site) -> None:
+    site.add("aa", "raise ValueError\n", entry="shared.id")
     site.good("bb", plugin_id="shared.id")
     found = site.look()
-    assert ids(found) == {"shared.id"}
-    assert "(bb.one:Idle) is taken by aa.one:Idle, aa" in reason(found, "bb.one")
+    assert ids(found) == set()
+    assert "is that of aa.one:Idle (package aa" in reason(found, "bb.one")
+
+
+def test_in_production_an_id_is_its_who_is_trusted_whatever_else_is_installed(site: Site) -> None:
+    site.good("bb", plugin_id="shared.id")
+    site.trust("shared.id")
+    site.good("aa", plugin_id="shared.id", entry="shared.id")
+    found = site.look("production")
+    (one,) = [one for one in found.loaded if not one.builtin]
+    assert (one.id, one.package) == ("shared.id", "bb")
+    assert not site.mark("aa").exists()
 
 
 def test_a_package_that_calls_itself_capa_is_no_built_in(site: Site) -> None:
@@ -377,12 +455,28 @@ def test_a_mode_that_is_none_is_never_guessed() -> None:
         policy("production", environ={"CAPA_PLUGIN_MODE": "prod"})
 
 
+def test_the_deadline_of_an_import_is_set_and_the_environment_wins() -> None:
+    assert policy(environ={}).import_deadline_s == IMPORT_DEADLINE_S == 10
+    assert policy(environ={}, import_deadline_s=30).import_deadline_s == 30
+    told = {"CAPA_PLUGIN_IMPORT_DEADLINE_S": "2.5"}
+    assert policy(environ=told, import_deadline_s=30).import_deadline_s == 2.5
+
+
+@pytest.mark.parametrize("told", ["soon", "0", "-1", "nan", "inf"])
+def test_a_deadline_that_is_none_is_refused(told: str) -> None:
+    with pytest.raises(PluginModeError, match=r"_DEADLINE_S='.*' is no time; write it in seconds"):
+        policy(environ={"CAPA_PLUGIN_IMPORT_DEADLINE_S": told})
+
+
 def test_the_tool_goes_by_the_daemons_settings(tmp_path: Path) -> None:
     settings = tmp_path / "capad.toml"
-    settings.write_text('[plugins]\nmode = "production"\nlock = "trusted.lock"\n')
-    assert policy_here(None, settings) == Policy(PluginMode.PRODUCTION, tmp_path / "trusted.lock")
+    settings.write_text(
+        '[plugins]\nmode = "production"\nlock = "trusted.lock"\nimport_deadline_s = 30\n'
+    )
+    here = Policy(PluginMode.PRODUCTION, tmp_path / "trusted.lock", 30)
+    assert policy_here(None, settings) == here
     said = policy_here(tmp_path / "other.lock", settings)
-    assert said == Policy(PluginMode.PRODUCTION, tmp_path / "other.lock")
+    assert said == Policy(PluginMode.PRODUCTION, tmp_path / "other.lock", 30)
     assert policy_here(None, tmp_path / "none.toml").lock == Path("plugins.lock")
 
 
@@ -401,7 +495,7 @@ def test_the_daemon_gets_the_usable_ones_and_the_log_says_what_was_left_out(site
     site.add("raises", BROKEN["raises"][0])
     site.forget()
     with capture_logs() as logs:
-        procedures = load_procedures("dev", site.lock)
+        procedures = load_procedures(Policy(PluginMode.DEV, site.lock))
     assert {one for one in procedures if not one.startswith("capa.builtin.")} == {"hello.one"}
     (warning,) = [line for line in logs if line["event"] == "plugin.rejected"]
     assert warning["message"].startswith("procedure 'raises.one' of raises is left out: importing")
