@@ -87,19 +87,28 @@ class Bench:
         return self.systemd.path(inside)
 
     def pids(self, word: str) -> list[int]:
-        """Return the service's processes with this word in their command line."""
+        """Return the service's processes with this word in their command line.
+
+        Those that systemd started: until it has become another program, what the daemon starts
+        has the daemon's own words.
+        """
         groups = self._group.glob(f"**/{SERVICE}/cgroup.procs")
-        pids = [pid for group in groups for pid in group.read_text().split()]
-        return [int(pid) for pid in pids if word in _words(pid)]
+        pids = [int(pid) for group in groups for pid in group.read_text().split()]
+        return [pid for pid in pids if word in _words(pid) and _parent(pid) == self.systemd.pid]
 
     def daemon_pid(self) -> int | None:
         """Return the daemon's process; None while there is none."""
         return next(iter(self.pids("/opt/capad/bin/capad")), None)
 
-    def is_active(self) -> bool:
-        """Whether the service has said READY=1 and has not ended since."""
-        shown = self.systemd.show(SERVICE, "ActiveState")
-        return shown == "active" and self.daemon_pid() is not None
+    def is_active(self, other_than: int | None = None) -> bool:
+        """Whether a daemon, another one if asked, has said READY=1 and has not ended since.
+
+        The process first, then its state: the other way round the state may be the last one's.
+        """
+        pid = self.daemon_pid()
+        if pid is None or pid == other_than:
+            return False
+        return self.systemd.show(SERVICE, "ActiveState") == "active" and self.daemon_pid() == pid
 
     def start(self) -> None:
         """Have the service up, whatever became of it."""
@@ -115,7 +124,7 @@ class Bench:
     def wait_active(self, other_than: int | None = None) -> None:
         """Wait until a daemon, another one if asked, is ready."""
         eventually(
-            lambda: self.is_active() and self.daemon_pid() != other_than,
+            lambda: self.is_active(other_than),
             "the service is up again",
             within_s=START_S,
             every_s=0.1,
@@ -263,14 +272,18 @@ class Bench:
     def clear_trips(self) -> None:
         """Clear what latched, in the drill's own name."""
 
+        def none_left() -> bool:
+            trips = self.path(STATE) / "trips.json"
+            return not trips.exists() or not json.loads(trips.read_text())["trips"]
+
         def cleared() -> bool:
             words = ("-m", "capa.cli.main", "safety", "clear", "--by", "drill", "--reason", "over")
             python = ("env", "PYTHONPATH=/opt/capad/src", "LD_LIBRARY_PATH=/opt/python/lib")
             self.systemd.run(*python, "/opt/capad/bin/python", *words)
-            trips = self.path(STATE) / "trips.json"
-            return not trips.exists() or not json.loads(trips.read_text())["trips"]
+            return none_left()
 
-        eventually(cleared, "the trips are cleared", within_s=30, every_s=0.5, say=self.trouble)
+        if not none_left():
+            eventually(cleared, "the trips are cleared", within_s=30, every_s=0.5, say=self.trouble)
 
     def trouble(self) -> str:
         """Return what is known, for a failure."""
@@ -333,8 +346,15 @@ def _control_group(pid: int) -> Path:
     raise RuntimeError(f"process {pid} is in no control group of systemd's")
 
 
-def _words(pid: str) -> list[str]:
+def _words(pid: int) -> list[str]:
     try:
         return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
     except OSError:
         return []  # gone meanwhile
+
+
+def _parent(pid: int) -> int | None:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    except OSError:
+        return None  # gone meanwhile

@@ -52,6 +52,14 @@ class Outcome:
             self.failures.append("; ".join(wrong))
         return "; ".join(wrong)
 
+    def include(self, other: "Outcome") -> None:
+        """Count the rounds of another bench, too."""
+        self.n += other.n
+        self.driven += other.driven
+        self.safe_s += other.safe_s
+        self.proven_s += other.proven_s
+        self.failures += other.failures
+
     def fail(self, why: str) -> None:
         """Count a round that did not get to its end."""
         self.n += 1

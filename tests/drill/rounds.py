@@ -1,7 +1,8 @@
-"""Runs a campaign: round after round, each judged by the wire."""
+"""Runs a campaign: round after round, each judged by the wire; on one bench or on several."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from random import Random
 
@@ -10,7 +11,7 @@ from tests.drill.campaigns import Blow, Campaign
 from tests.drill.figures import Outcome
 from tests.drill.judging import OutputVerdict, judge
 
-__all__ = ["run_campaign"]
+__all__ = ["run_campaign", "run_side_by_side"]
 
 GIVE_UP = 3
 
@@ -23,11 +24,16 @@ def run_campaign(
     seed: int,
     evidence: Path,
     say: Callable[[str], None] = lambda _line: None,
+    afresh: bool = True,
 ) -> Outcome:
-    """Run ``n`` rounds; what a failure left is kept under ``evidence``."""
+    """Run ``n`` rounds; what a failure left is kept under ``evidence``.
+
+    Without ``afresh`` the bench is taken as the campaign before has left it, if nothing failed.
+    """
     rng = Random(f"{seed} {campaign.name}")  # noqa: S311 - instants, not secrets
     outcome = Outcome(campaign)
-    bench.fresh()
+    if afresh:
+        bench.fresh()
     in_a_row = 0
     for number in range(n):
         if in_a_row == GIVE_UP:
@@ -43,6 +49,29 @@ def run_campaign(
         elif number == 0 or (number + 1) % 10 == 0:
             took_s = time.monotonic() - began_s
             say(f"{campaign.name} {number + 1}/{n}, {took_s:.1f} s a round")
+    return outcome
+
+
+def run_side_by_side(
+    benches: Sequence[Bench], campaign: Campaign, *, n: int, seed: int, evidence: Path
+) -> Outcome:
+    """Share ``n`` rounds among benches that run at once: a round waits more than it computes."""
+    shares = [(n + number) // len(benches) for number in range(len(benches))]
+
+    def share(number: int) -> Outcome:
+        return run_campaign(
+            benches[number],
+            campaign,
+            n=shares[number],
+            seed=seed + number,
+            evidence=evidence / f"bench-{number}",
+            afresh=False,
+        )
+
+    outcome = Outcome(campaign)
+    with ThreadPoolExecutor(len(benches)) as pool:
+        for part in pool.map(share, range(len(benches))):
+            outcome.include(part)
     return outcome
 
 

@@ -21,6 +21,7 @@ __all__ = ["PrivateSystemd", "private_systemd", "why_not"]
 
 SYSTEMD = Path("/lib/systemd/systemd")
 CGROUPS = Path("/sys/fs/cgroup")
+_PREFIX = "capad-test-"
 REPOSITORY = Path(__file__).parents[2]
 
 _UNSHARE = (
@@ -150,13 +151,14 @@ class PrivateSystemd:
 def private_systemd(folder: Path) -> Iterator[PrivateSystemd]:
     """Start a manager, yield it once it answers, and end it with everything it started."""
     log = folder / "systemd.log"
-    groups = _own_groups(f"capad-test-{os.getpid()}")
+    groups = _own_groups(folder.name)
     with log.open("wb") as out:
         child = subprocess.Popen(
             [
                 sys.executable,
                 "-c",
                 _ENTER,
+                str(os.getpid()),
                 *map(str, groups),
                 "--",
                 *_UNSHARE,
@@ -190,9 +192,14 @@ def private_systemd(folder: Path) -> Iterator[PrivateSystemd]:
 
 
 _ENTER = """
-import os, sys
+import ctypes, os, signal, sys
+# Killed with whoever asked for it (PR_SET_PDEATHSIG of linux/prctl.h), and --kill-child goes on
+# from there: a test that is killed leaves no process.
+ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+if os.getppid() != int(sys.argv[1]):
+    sys.exit("whoever asked for it is gone already")
 cut = sys.argv.index("--")
-for group in sys.argv[1:cut]:
+for group in sys.argv[2:cut]:
     with open(group + "/cgroup.procs", "w") as procs:
         procs.write(str(os.getpid()))
 os.execvp(sys.argv[cut + 1], sys.argv[cut + 1:])
@@ -203,25 +210,28 @@ def _own_groups(name: str) -> list[Path]:
     """Make a control group for the test in each hierarchy that systemd uses."""
     hybrid = [CGROUPS / "systemd", CGROUPS / "unified"]
     roots = [root for root in hybrid if root.is_dir()] or [CGROUPS]
-    groups = [root / name for root in roots]
+    for left in [group for root in roots for group in root.glob(f"{_PREFIX}*")]:
+        if not Path("/proc", left.name.split("-")[2]).exists():
+            _removed(left)  # of a test that was killed; its processes went with it
+    groups = [root / f"{_PREFIX}{os.getpid()}-{name}" for root in roots]
     for group in groups:
         group.mkdir()
     return groups
 
 
 def _remove(groups: list[Path]) -> None:
-    """Remove our groups, innermost first; they are empty once the killed have been reaped."""
+    """Remove our groups; they are empty once the killed have been reaped."""
+    eventually(lambda: all(map(_removed, groups)), f"control groups are empty: {groups}")
 
-    def gone() -> bool:
-        for group in groups:
-            for inner, _, _ in os.walk(group, topdown=False):
-                try:
-                    Path(inner).rmdir()
-                except OSError:
-                    return False
-        return True
 
-    eventually(gone, f"control groups are empty: {groups}")
+def _removed(group: Path) -> bool:
+    """Remove a group, innermost first; False while there is a process in it."""
+    for inner, _, _ in os.walk(group, topdown=False):
+        try:
+            Path(inner).rmdir()
+        except OSError:
+            return False
+    return True
 
 
 def _first_child(pid: int, log: Path) -> int:
