@@ -11,6 +11,7 @@ from structlog.typing import FilteringBoundLogger
 
 from capa.config.problems import ProblemsError
 from capad.console import Console
+from capad.housekeeping import Housekeeping
 from capad.lock import ServiceLock
 from capad.opening import Opening
 from capad.safing import Safing
@@ -72,6 +73,7 @@ class Daemon:
                 nursery.start_soon(lock.keep)
             await service.safety.load()
             nursery.start_soon(service.safety.run)
+            nursery.start_soon(self._housekeeping().run)
             while not service.stopping:
                 await self._serve(nursery, parts)
                 parts = self._next_parts or parts
@@ -80,6 +82,16 @@ class Daemon:
         for lock in locks:
             lock.release()
         return service.code if service.options.once else 0
+
+    def _housekeeping(self) -> Housekeeping:
+        service = self._service
+
+        def idle() -> bool:
+            spool = service.spool
+            scanned = spool is not None and spool.scanned.is_set()
+            return scanned and service.phase == "IDLE" and service.current is None
+
+        return Housekeeping(service.settings.runs, idle=idle, log=service.log)
 
     def _interrupted(self) -> None:
         """SIGINT: abort the run and hold the queue; in a terminal with nothing running, end."""

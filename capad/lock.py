@@ -22,6 +22,7 @@ from pathlib import Path
 import trio
 
 from capa.config.problems import Problem, ProblemsError
+from capa.storage.atomic import LEFTOVER_SUFFIX
 
 __all__ = ["BEAT_S", "STALE_S", "ServiceLock"]
 
@@ -104,7 +105,7 @@ class ServiceLock:
 
     def _is_fresh(self) -> bool:
         """Whether the file was renewed a moment ago, by the file server's own clock."""
-        probe = self._path.with_name(f"{_NAME}.{secrets.token_hex(4)}")
+        probe = self._path.with_name(f"{_NAME}.{secrets.token_hex(4)}{LEFTOVER_SUFFIX}")
         with suppress(OSError):
             probe.touch()
             age_s = probe.stat().st_mtime - self._path.stat().st_mtime

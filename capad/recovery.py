@@ -10,7 +10,10 @@ from structlog.typing import FilteringBoundLogger
 from capa.errors import BundleError
 from capa.storage.atomic import write_atomically
 from capa.storage.finalize import finalize_in_child
+from capa.storage.inflight import INFLIGHT_FILE
 from capa.storage.manifest import GUARD_FILE, MANIFEST_FILE, Manifest, read_manifest
+from capa.storage.removal import clear_leftovers
+from capa.storage.sums import SUMS_FILE
 from capad.aftermath import rungs_after
 from capad.guarding import GuardReport
 from capad.jobs import Job, JobState
@@ -30,20 +33,25 @@ async def recover(
     *,
     guard: GuardReport | None,
     log: FilteringBoundLogger,
+    sign_key: Path | None = None,
 ) -> list[Report]:
     """Seal the bundles of interrupted runs and settle their jobs; return the jobs' reports.
 
     ``guard`` is what the guardian last left: it goes into the bundles of the runs it came after.
+    With ``sign_key`` they are signed as any other. What a kill left of a bundle that was being
+    made, or of one that was being removed, goes first.
 
     Raises:
         OSError: the spool can't be read or written just now; try again later.
     """
     if guard is not None:
         (log.info if guard.proven else log.error)("guard.verdicts", message=str(guard))
+    for words in await trio.to_thread.run_sync(clear_leftovers, runs_root):
+        log.warning("runs.leftover", message=words)
     for path in await trio.to_thread.run_sync(lambda: list(_unfinished(runs_root))):
         if guard is not None:
             await trio.to_thread.run_sync(_lay_in, path, guard)
-        await _seal(path, log)
+        await _seal(path, log, sign_key)
     jobs = await trio.to_thread.run_sync(lambda: list(folders.jobs(JobState.ACTIVE)))
     reports = []
     for job in jobs:
@@ -55,11 +63,23 @@ async def recover(
 
 
 def _unfinished(runs_root: Path) -> Iterator[Path]:
-    """Yield the bundles that no daemon got to seal."""
-    for manifest in sorted(runs_root.glob(f"*/{MANIFEST_FILE}")):
-        found = _manifest(manifest.parent)
-        if found is not None and found.bundle_status in _UNFINISHED:
-            yield manifest.parent
+    """Yield the bundles that no daemon got to seal, those of a damaged manifest included."""
+    for path in _bundles(runs_root):
+        try:
+            status = read_manifest(path).bundle_status
+            unsummed = status == "sealed" and not (path / SUMS_FILE).exists()
+            unfinished = status in _UNFINISHED or unsummed
+        except BundleError:
+            unfinished = (path / INFLIGHT_FILE).exists()
+        if unfinished:
+            yield path
+
+
+def _bundles(runs_root: Path) -> list[Path]:
+    """Return what looks like a bundle, oldest first; hidden folders are none (yet, any more)."""
+    names = (MANIFEST_FILE, INFLIGHT_FILE)
+    found = {path.parent for name in names for path in runs_root.glob(f"*/{name}")}
+    return sorted(path for path in found if not path.name.startswith("."))
 
 
 def _lay_in(path: Path, guard: GuardReport) -> None:
@@ -74,19 +94,19 @@ def _began(path: Path) -> datetime | None:
     return None if manifest is None else manifest.started_utc or manifest.created_utc
 
 
-async def _seal(path: Path, log: FilteringBoundLogger) -> None:
-    try:
-        status = (await finalize_in_child(path)).bundle_status
-    except (OSError, BundleError) as error:
-        log.warning("bundle.not_recovered", bundle=str(path), message=str(error))
-        return
-    log.warning("bundle.recovered", bundle=str(path), bundle_status=status)
+async def _seal(path: Path, log: FilteringBoundLogger, sign_key: Path | None) -> None:
+    result = await finalize_in_child(path, sign_key=sign_key)
+    if result.sealed:
+        log.warning("bundle.recovered", bundle=str(path), message=result.detail)
+    else:
+        status, why = result.bundle_status, result.detail
+        log.error("bundle.not_recovered", bundle=str(path), bundle_status=status, message=why)
 
 
 def _run_of(job: Job, runs_root: Path) -> str | None:
     """Return the run that names the job: a kill may come before the job names the run."""
-    for path in sorted(runs_root.glob(f"*/{MANIFEST_FILE}"), reverse=True)[:_NEWEST]:
-        manifest = _manifest(path.parent)
+    for path in _bundles(runs_root)[: -_NEWEST - 1 : -1]:
+        manifest = _manifest(path)
         if manifest is not None and manifest.job == job.id:
             return manifest.run_id
     return None

@@ -11,11 +11,12 @@ from capa.config.explain import explain
 from capa.config.problems import ProblemsError
 from capa.config.reading import decode_text, parse_toml, read_bytes
 from capa.config.safety import NextRun
-from capa.models import Frozen, Number
+from capa.models import Frozen, Number, Whole
 from capa.plugins.policy import IMPORT_DEADLINE_S
 
 __all__ = [
     "DEFAULT_CONFIG",
+    "KeepSettings",
     "PluginSettings",
     "RigSettings",
     "RunSettings",
@@ -47,10 +48,24 @@ class SpoolSettings(Frozen):
     """User names (or numeric ids) whose files are run; empty: anybody who may write there."""
 
 
+class KeepSettings(Frozen):
+    """How long bundles stay; without a limit, for ever. See ``capa.storage.retention``."""
+
+    max_age_days: Number | None = Field(default=None, gt=0)
+    """Runs that ended longer ago, and so long before the newest one, go."""
+    min_free_gb: Number | None = Field(default=None, gt=0)
+    """The oldest go while their disk has less than this (10^9 bytes) free."""
+    min_runs: Whole = Field(default=10, ge=1)
+    """So many of the newest stay, whatever their age and the disk."""
+
+
 class RunSettings(Frozen):
-    """Where bundles go."""
+    """Where bundles go, how long they stay, and whose key signs them."""
 
     root: Path = Path("/var/lib/capad/runs")
+    sign_key: Path | None = None
+    """An Ed25519 key as ``ssh-keygen`` makes them; without one, bundles are not signed."""
+    keep: KeepSettings = KeepSettings()
 
 
 class RuntimeSettings(Frozen):
@@ -116,8 +131,16 @@ def settings_text(settings: Settings) -> str:
     """Return the settings in force as one ``table.key = value`` a line."""
     lines = []
     for table, keys in settings.model_dump(mode="json").items():
-        lines += [f"{table}.{key} = {value!r}" for key, value in keys.items()]
+        lines += _lines(table, keys)
     return "\n".join(lines)
+
+
+def _lines(table: str, keys: Mapping[str, object]) -> list[str]:
+    lines = []
+    for key, value in keys.items():
+        name = f"{table}.{key}"
+        lines += _lines(name, value) if isinstance(value, dict) else [f"{name} = {value!r}"]
+    return lines
 
 
 def _read(path: Path) -> Settings:

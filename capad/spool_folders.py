@@ -24,7 +24,7 @@ from pathlib import Path
 
 from capa.clock import utc_now
 from capa.config.problems import Problem, ProblemsError
-from capa.storage.atomic import fsync_dir, fsync_file, write_atomically
+from capa.storage.atomic import clear_temporaries, fsync_dir, fsync_file, write_atomically
 from capad.jobs import (
     COMPANION_FILE,
     JOB_FILE,
@@ -79,12 +79,23 @@ class SpoolFolders:
         for state in JobState:
             _make_readable(self.root / state)
         fsync_dir(self.root)
+        self._clear_leftovers()
         numbers = [
             sequence_of(entry.name.removeprefix(_STAGED)) or 0
             for state in JobState
             for entry in os.scandir(self.root / state)
         ]
         self._next_sequence = max(numbers, default=0) + 1
+
+    def _clear_leftovers(self) -> None:
+        """Delete the half-written files of a daemon that was killed.
+
+        Only beside what may still change: a job that is over was moved after its last write.
+        """
+        clear_temporaries(self.root)
+        for state in (JobState.QUEUED, JobState.ACTIVE):
+            for folder in (self.root / state).iterdir():
+                clear_temporaries(folder)
 
     def path(self, job: Job) -> Path:
         """Return the job's folder."""

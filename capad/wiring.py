@@ -1,6 +1,7 @@
 """The composition root: the only place that knows which concrete parts make up the daemon."""
 
 from collections.abc import Callable
+from functools import partial
 
 import trio
 from structlog.typing import FilteringBoundLogger
@@ -13,6 +14,7 @@ from capa.runtime.parts import Parts, load_parts, open_parts
 from capa.runtime.progress import RunProgress
 from capa.runtime.rig import Rig
 from capa.runtime.safety_book import RuleBook
+from capa.storage.finalize import finalize_in_child
 from capad.settings import PluginSettings, Settings
 
 __all__ = ["Parts", "find_plugins", "load_parts", "make_conductor", "open_parts"]
@@ -51,4 +53,5 @@ def make_conductor(
         safing_budget_s=settings.safety.safing_budget_s,
         log=log,
         on_progress=on_progress,
+        finalize=partial(finalize_in_child, sign_key=settings.runs.sign_key),
     )

@@ -110,6 +110,7 @@ class Working:
                     service.settings.runs.root,
                     guard=guard,
                     log=service.log,
+                    sign_key=service.settings.runs.sign_key,
                 )
             except OSError as error:
                 spool.in_trouble(error, "its folders can't be used")

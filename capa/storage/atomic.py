@@ -2,11 +2,19 @@
 
 import os
 import secrets
+from contextlib import suppress
 from pathlib import Path
 
-__all__ = ["fsync_dir", "fsync_file", "is_leftover", "write_atomically"]
+__all__ = [
+    "LEFTOVER_SUFFIX",
+    "clear_temporaries",
+    "fsync_dir",
+    "fsync_file",
+    "is_leftover",
+    "write_atomically",
+]
 
-_SUFFIX = ".capa-tmp"
+LEFTOVER_SUFFIX = ".capa-tmp"
 
 
 def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -15,7 +23,7 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     Raises:
         OSError: as the file system says; ``path`` is then unchanged and nothing is left over.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{_SUFFIX}")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}{LEFTOVER_SUFFIX}")
     try:
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
         with os.fdopen(descriptor, "wb") as file:
@@ -31,7 +39,19 @@ def write_atomically(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 def is_leftover(name: str) -> bool:
     """Whether a file of this name is what a killed ``write_atomically`` left behind."""
-    return name.startswith(".") and name.endswith(_SUFFIX)
+    return name.startswith(".") and name.endswith(LEFTOVER_SUFFIX)
+
+
+def clear_temporaries(folder: Path) -> None:
+    """Delete what killed writers left in a folder; nobody may be writing there just now.
+
+    What can't be deleted stays: it harms nobody.
+    """
+    with suppress(OSError):
+        for entry in sorted(folder.iterdir()):
+            if is_leftover(entry.name) and entry.is_file() and not entry.is_symlink():
+                with suppress(OSError):
+                    entry.unlink()
 
 
 def fsync_dir(path: Path) -> None:

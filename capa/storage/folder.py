@@ -3,6 +3,7 @@
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 from collections.abc import Iterator, Mapping
@@ -13,7 +14,7 @@ from capa.errors import BundleError
 from capa.storage.atomic import fsync_dir, write_atomically
 from capa.storage.manifest import Manifest, write_manifest
 
-__all__ = ["PACKAGES_FILE", "free_reserve", "make_folder", "packages_json"]
+__all__ = ["PACKAGES_FILE", "free_reserve", "is_unborn", "make_folder", "packages_json"]
 
 PACKAGES_FILE = "env/packages.json"
 RESERVE_BYTES = 256 * 1024
@@ -21,6 +22,8 @@ RESERVE_BYTES = 256 * 1024
 
 _RESERVE = ".reserve.capa-tmp"
 """A leftover by its name: finalizing removes it, and nobody takes it for a part of the bundle."""
+_UNBORN = ".new"
+_RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{4}"
 
 
 def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> None:
@@ -33,7 +36,7 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():
         raise BundleError(f"{path}: there is a bundle of this name already")
-    building = path.with_name(f".{path.name}.new")
+    building = path.with_name(f".{path.name}{_UNBORN}")
     building.mkdir()
     try:
         for name, text in {**files, PACKAGES_FILE: packages_json()}.items():
@@ -47,6 +50,13 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
         shutil.rmtree(building, ignore_errors=True)
         raise
     fsync_dir(path.parent)
+
+
+def is_unborn(folder: Path) -> bool:
+    """Whether this is what a kill left of ``make_folder``: nothing was recorded in it yet."""
+    if not re.fullmatch(rf"\.{_RUN_ID}{re.escape(_UNBORN)}", folder.name):
+        return False
+    return folder.is_dir() and not folder.is_symlink() and not any(folder.glob("*.sqlite*"))
 
 
 def _keep_reserve(folder: Path) -> None:

@@ -14,7 +14,7 @@ import pyarrow as pa
 from capa.clock import utc_now
 from capa.config.problems import Problem
 from capa.errors import BundleError
-from capa.storage.atomic import is_leftover, write_atomically
+from capa.storage.atomic import clear_temporaries, write_atomically
 from capa.storage.convert import finish_inflight
 from capa.storage.evidence import keep_evidence
 from capa.storage.finalize import FinalizeResult
@@ -123,6 +123,7 @@ def _begin(path: Path) -> Work | None:
 
 def _again(work: Work) -> FinalizeResult:
     """Verify what is sealed; only the sums may be missing, after a kill between the last writes."""
+    clear_temporaries(work.path)
     if not (work.path / SUMS_FILE).exists() and not any(
         problem.blocking for problem in verify_contents(work.path, work.manifest)
     ):
@@ -136,10 +137,9 @@ def _again(work: Work) -> FinalizeResult:
 
 
 def _remove_leftovers(path: Path) -> None:
-    for item in path.iterdir():
-        if is_leftover(item.name) and item.is_file() and not item.is_symlink():
-            item.unlink()
-    (path / SUMS_FILE).unlink(missing_ok=True)
+    clear_temporaries(path)
+    for name in (SUMS_FILE, SIGNATURE_FILE):  # of a seal that a kill cut short
+        (path / name).unlink(missing_ok=True)
 
 
 def _seal(work: Work, sign_key: Path | None) -> FinalizeResult:
@@ -153,10 +153,10 @@ def _seal(work: Work, sign_key: Path | None) -> FinalizeResult:
     }
     work.update(files=files, bundle_status="sealed", sealed_utc=utc_now())
     signature = _signature(work, sign_key)
+    if signature is not None:  # before the manifest: a kill in between must not cost it
+        write_atomically(work.path / SIGNATURE_FILE, signature)
     work.save()
     write_atomically(work.path / SUMS_FILE, _sums(work))
-    if signature is not None:
-        write_atomically(work.path / SIGNATURE_FILE, signature)
     problems = _blocking(work.path)
     if not problems:
         return FinalizeResult("sealed", "; ".join(work.notes))
