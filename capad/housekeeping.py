@@ -5,7 +5,6 @@ finished later. A full disk is a matter of the safety monitor as well: it ends t
 the next one while too little is free. Idle then, the box makes room here, and the queue goes on.
 """
 
-import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +13,6 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.clock import utc_now
-from capa.config.hardware import HardwareProfile
 from capa.errors import BundleError
 from capa.storage.prune import prune_in_child
 from capa.storage.removal import Kept, Removed
@@ -22,7 +20,7 @@ from capa.storage.retention import Limits, Outcome
 from capad.settings import KeepSettings, RunSettings
 from capad.turns import ClockWatch, boot_s
 
-__all__ = ["Housekeeping", "limits_of", "room_notes"]
+__all__ = ["Housekeeping", "limits_of"]
 
 Prune = Callable[[Path, Limits], Awaitable[Sequence[Outcome]]]
 
@@ -125,23 +123,3 @@ class Housekeeping:
 def limits_of(keep: KeepSettings) -> Limits:
     """Return the limits that ``[runs.keep]`` sets."""
     return Limits(keep.max_age_days, keep.min_free_gb, keep.min_runs)
-
-
-def room_notes(runs: RunSettings, profile: HardwareProfile, total_bytes: float) -> list[str]:
-    """Say what does not fit together: the disk, what retention frees, when the monitor acts."""
-    wanted, disk = runs.keep.min_free_gb, profile.safety.disk
-    if wanted is None:
-        return []
-    notes = []
-    acts_gb = disk.warn_below_mb / 1000 if disk.warn_below_mb else -math.inf
-    if wanted <= acts_gb:
-        notes.append(
-            f"runs.keep.min_free_gb is {wanted:g}: the safety monitor speaks up first (disk."
-            f"warn_below_mb is {disk.warn_below_mb:g} MB); make it larger than {acts_gb:g}"
-        )
-    if wanted * 1e9 > total_bytes / 2:
-        notes.append(
-            f"runs.keep.min_free_gb is {wanted:g}, of a disk of {total_bytes / 1e9:.1f} GB: most "
-            f"bundles would not stay for long"
-        )
-    return notes

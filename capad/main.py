@@ -163,14 +163,17 @@ def _refuse(error: "ProblemsError") -> int:
 
 
 def _check(settings: "Settings") -> int:
-    """Print the settings, then everything that is wrong with the profile."""
+    """Print the settings, then everything that is wrong with the profile, or does not fit it."""
     from capa.config.load import inspect_profile
     from capa.config.problems import ProblemsError
+    from capad.check_runs import check_runs
     from capad.settings import settings_text
 
     sys.stdout.write(settings_text(settings) + "\n")
     try:
-        _, problems = inspect_profile(settings.rig.profile)
+        profile, problems = inspect_profile(settings.rig.profile)
+        if profile is not None:
+            problems = [*problems, *check_runs(settings.runs, profile.safety.disk)]
     except ProblemsError as error:
         problems = list(error.problems)
     for problem in problems:

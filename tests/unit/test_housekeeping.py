@@ -1,5 +1,6 @@
 """When the daemon removes old bundles: while nothing runs, and never by a bad clock."""
 
+import shutil
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -9,13 +10,14 @@ import structlog
 import trio
 from trio.testing import MockClock
 
+from capa.config.safety import DiskWatch
 from capa.errors import BundleError
 from capa.storage.removal import Kept, Removed
 from capa.storage.retention import Limits, Outcome
 from capad import housekeeping
-from capad.housekeeping import EVERY_S, Housekeeping, room_notes
+from capad.check_runs import check_runs
+from capad.housekeeping import EVERY_S, Housekeeping
 from capad.settings import KeepSettings, RunSettings
-from tests.support.files import profile_of
 
 ONE = Removed("20261101-120000-0001", "2026-11-20T12:00:00+00:00", "age", "capad", "ab" * 32, 10)
 
@@ -122,12 +124,20 @@ async def test_under_a_clock_that_jumped_nothing_is_old_but_a_full_disk_is_full(
 
 
 def test_limits_that_do_not_fit_the_disk_or_the_safety_monitor_are_told(tmp_path: Path) -> None:
-    profile = profile_of(tmp_path)
+    total_gb = shutil.disk_usage(tmp_path).total / 1e9
 
     def notes(min_free_gb: float | None) -> str:
-        keep = KeepSettings(min_free_gb=min_free_gb)
-        return " ".join(room_notes(RunSettings(keep=keep), profile, 100e9))
+        runs = RunSettings(root=tmp_path / "runs", keep=KeepSettings(min_free_gb=min_free_gb))
+        found = check_runs(runs, DiskWatch())
+        assert not any(problem.blocking for problem in found)
+        return " ".join(map(str, found))
 
-    assert notes(None) == notes(5) == ""
-    assert "the safety monitor speaks up first" in notes(0.5)
-    assert "of a disk of 100.0 GB" in notes(80)
+    assert notes(None) == notes(total_gb / 3) == ""
+    assert "the safety monitor speaks up before" in notes(0.5)
+    assert f"of a disk of {total_gb:.1f} GB" in notes(total_gb)
+
+
+def test_a_key_that_is_not_there_is_told_before_a_bundle_is_not_signed(tmp_path: Path) -> None:
+    (told,) = check_runs(RunSettings(sign_key=tmp_path / "key"), DiskWatch())
+    assert "is not there: bundles are not signed" in str(told)
+    assert "ssh-keygen -t ed25519" in str(told)
