@@ -43,12 +43,14 @@ MAX_SEEN = 4096
 HISTORY_BYTES = 1 << 20
 
 USAGE = """\
-usage: capad-guard [--runtime-dir DIR] [--force]
+usage: capad-guard [--runtime-dir DIR] [--force | --unfinished]
 
 Drive the outputs to the safe state that capad compiled into DIR/safe_plan.json, read them back,
 and write the verdicts to DIR/guard_verdicts.json. DIR is $RUNTIME_DIRECTORY, else /run/capad.
 
-  --force   also while capad runs, or another process has a port locked
+  --force       also while capad runs, or another process has a port locked
+  --unfinished  only if capad left a plan, and no capad-guard has come to its end since (it was
+                killed itself): for the unit, before each start
 
 exit codes: 0 all proven, 3 something was accepted and can't be read back, 4 something is
 unreachable (or there is no usable plan), 64 usage, 75 refused: capad runs and drives the rig
@@ -112,16 +114,21 @@ class _ScannerOptions:
     parse_float, parse_int, parse_constant = float, int, float
 
 
+def _bytes_of(path: str) -> bytes:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        data = b""
+        while chunk := os.read(fd, 1 << 20):
+            data += chunk
+    finally:
+        os.close(fd)
+    return data
+
+
 def _read_plan(directory: str) -> "Json":
     path = f"{directory}/{PLAN_FILE}"
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = b""
-            while chunk := os.read(fd, 1 << 20):
-                data += chunk
-        finally:
-            os.close(fd)
+        data = _bytes_of(path)
     except FileNotFoundError:
         raise PlanError(f"{path} is missing: capad did not get to write it") from None
     except OSError as error:
@@ -130,6 +137,25 @@ def _read_plan(directory: str) -> "Json":
         return plan_in(data)
     except PlanError as error:
         raise PlanError(f"{path}: {error}; capad writes it anew when it starts") from None
+
+
+def _is_finished(directory: str) -> bool:
+    """Whether nothing is left to do for the plan: a guardian came to its end after it was written.
+
+    By the plan's own time of writing, which the verdicts name, so that no clock has to be right;
+    not by verdicts from beside a living capad, which went on. Without a plan to go by there is
+    nothing to do, either.
+    """
+    try:
+        plan = _read_plan(directory)
+    except PlanError:
+        return True
+    try:
+        last = _parsed(_bytes_of(f"{directory}/{VERDICTS_FILE}").decode())
+        through = (last["plan_written_utc"], last["beside_pid"]) == (plan["written_utc"], "")
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
+        through = False
+    return through or bool(plan["simulated"])
 
 
 # --- judging -------------------------------------------------------------------------------------
@@ -639,24 +665,24 @@ def _conclude(directory: str, record: "Json", code: int) -> int:
 # --- the command ---------------------------------------------------------------------------------
 
 
-def _arguments(words: "Sequence[str]") -> tuple[str, bool]:
-    """Return the runtime directory and whether to force.
+def _arguments(words: "Sequence[str]") -> tuple[str, str]:
+    """Return the runtime directory, and how: "force", "unfinished" or "".
 
     Raises:
         ValueError: a word that is not understood.
     """
     directory = os.environ.get("RUNTIME_DIRECTORY", "").partition(":")[0] or "/run/capad"
-    force, rest = False, list(words)
+    how, rest = "", list(words)
     while rest:
         word = rest.pop(0)
         name, equals, value = word.partition("=")
-        if word == "--force":
-            force = True
+        if word in ("--force", "--unfinished") and how in ("", word[2:]):
+            how = word[2:]
         elif name == "--runtime-dir" and (equals or rest):
             directory = value if equals else rest.pop(0)
         else:
             raise ValueError(f"{word!r} is not understood")
-    return directory, force
+    return directory, how
 
 
 def _daemon_at_work(directory: str) -> str:
@@ -674,8 +700,11 @@ def _daemon_at_work(directory: str) -> str:
     return ""
 
 
-def _record(plan: "Json | None") -> "Json":
-    """Begin the record of this start: when, for which plan, and what systemd says of the end."""
+def _record(*, how: str, beside_pid: str) -> "Json":
+    """Begin the record of this start: when, how, and what systemd says of the end.
+
+    ``resumed`` says that it is the next start's, because no other came to its end.
+    """
     service = {
         key: os.environ[key.upper()]
         for key in ("service_result", "exit_code", "exit_status")
@@ -684,25 +713,27 @@ def _record(plan: "Json | None") -> "Json":
     return {
         "version": 1,
         "started_utc": _utc(time.time()),
-        "profile": None if plan is None else plan["profile"],
-        "plan_written_utc": None if plan is None else plan["written_utc"],
+        "profile": None,
+        "plan_written_utc": None,
         "service": service,
+        "resumed": how == "unfinished",
+        "beside_pid": beside_pid,
         "error": "",
         "verdicts": {},
     }
 
 
-def _guard(directory: str, *, force: bool) -> int:
+def _guard(directory: str, *, how: str, beside_pid: str) -> int:
     """Do it; whatever goes wrong is said, recorded, and an exit code."""
-    record = _record(None)
+    record = _record(how=how, beside_pid=beside_pid)
     try:
         plan = _read_plan(directory)
         if plan["simulated"]:
             _say(6, "capad-guard: the instruments were simulated and ended with capad")
             return EXIT_PROVEN
-        started_utc = record["started_utc"]
-        verdicts = _drive_all(plan, force=force)
-        record = {**_record(plan), "started_utc": started_utc, "verdicts": verdicts}
+        verdicts = _drive_all(plan, force=how == "force")
+        whose = {"profile": plan["profile"], "plan_written_utc": plan["written_utc"]}
+        record = {**record, **whose, "verdicts": verdicts}
         code = _exit_code([verdict["verdict"] for verdict in verdicts.values()])
     except PlanError as error:
         code, record["error"] = EXIT_UNREACHABLE, str(error)
@@ -718,16 +749,20 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         sys.stdout.write(USAGE)
         return 0
     try:
-        directory, force = _arguments(words)
+        directory, how = _arguments(words)
     except ValueError as error:
         sys.stderr.write(f"capad-guard: {error}\n{USAGE}")
         return EXIT_USAGE
-    pid = "" if force else _daemon_at_work(directory)
-    if pid:
+    pid = _daemon_at_work(directory)
+    if pid and how != "force":
         _say(4, f"capad-guard: capad runs (pid {pid}) and makes the rig safe itself; --force")
         return EXIT_REFUSED
+    if how == "unfinished":
+        if _is_finished(directory):
+            return EXIT_PROVEN
+        _say(4, "capad-guard: none came to its end since capad last drove the rig; again")
     sys.setswitchinterval(0.001)
-    return _guard(directory, force=force)
+    return _guard(directory, how=how, beside_pid=pid)
 
 
 if __name__ == "__main__":

@@ -77,6 +77,8 @@ class GuardReport:
 
     def __str__(self) -> str:
         at = f"capad-guard at {self.started_utc.astimezone():%H:%M:%S}"
+        if self.record.get("resumed"):
+            at += ", at the next start, for the one before did not come to its end"
         if error := self.record.get("error"):
             return f"{at}: nothing was made safe: {error}"
         words = [

@@ -337,7 +337,7 @@ CAMPAIGNS = (
         "SIGKILL, then SIGKILL of the guardian at work",
         30,
         _kill_in_guard,
-        5.0,
+        2.0,
         "proven",
         12,
     ),

@@ -103,10 +103,12 @@ def plan_of(
     )
 
 
-def plan_of_twin(directory: Path, *, deadline_s: float = 5.0) -> SafePlan:
+def plan_of_twin(
+    directory: Path, *, deadline_s: float = 5.0, written_utc: datetime = WHEN
+) -> SafePlan:
     """Compile the profile that a twin serves."""
     profile = profile_of((directory / "profile.toml").read_text())
-    return compile_safe_plan(profile, FAMILIES, written_utc=WHEN, deadline_s=deadline_s)
+    return compile_safe_plan(profile, FAMILIES, written_utc=written_utc, deadline_s=deadline_s)
 
 
 def write_of(

@@ -8,11 +8,13 @@ import json
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from adapters.twin.control import ask
 from tests.support.daemon_process import method_toml, wire_outputs
 from tests.support.polling import eventually
 from tests.support.private_systemd import PrivateSystemd, private_systemd, why_not
@@ -42,6 +44,13 @@ Environment=PYTHONPATH=/opt/capad/src LD_LIBRARY_PATH=/opt/python/lib PYTHONDONT
 ExecStart=/opt/capad/bin/python -m capa.cli.main twin \
     /opt/capad/src/configs/hardware/demo.toml --dir {TWIN}
 """
+
+NO_DAEMON = """
+[Service]
+ExecStart=
+ExecStart=/bin/sleep 600
+"""
+"""What is started in the daemon's place, and touches nothing."""
 
 REASON = why_not()
 if REASON is not None:
@@ -173,3 +182,86 @@ def test_a_missing_plan_is_said_and_the_service_marked_as_failed(heating: Privat
     assert "NOTHING WAS MADE SAFE" in heating.path("/run/capad.log").read_text()
     assert verdicts(heating)["exit_code"] == 4
     assert heating.show("capad.service", "Result") == "exit-code"
+
+
+def history(systemd: PrivateSystemd) -> list[dict[str, Any]]:
+    """Every end that a guardian came to."""
+    return [
+        json.loads(line) for line in systemd.path(f"{RUN}/guard.jsonl").read_text().splitlines()
+    ]
+
+
+@contextmanager
+def without_a_daemon(systemd: PrivateSystemd) -> Iterator[None]:
+    """From the next start on nobody but the guardian can be the one who makes the rig safe."""
+    systemd.install(UNIT, {"test": DROP_IN, "without": NO_DAEMON})
+    try:
+        yield
+    finally:
+        systemd.path("/run/units/capad.service.d/without.conf").unlink()
+        systemd.systemctl("daemon-reload")
+
+
+def kill_the_guardian_at_work(systemd: PrivateSystemd) -> None:
+    """Kill it while it tries to reach a furnace that hears nothing."""
+
+    def trying() -> str | None:
+        pid = systemd.show("capad.service", "ControlPID")
+        return pid if pid != "0" else None
+
+    pid = eventually(trying, "a guardian", every_s=0.01, say=lambda: trouble(systemd))
+    time.sleep(0.5)
+    systemd.run("kill", "-9", pid)
+
+
+def test_a_guardian_that_is_killed_is_made_up_for_before_the_daemon_starts_again(
+    heating: PrivateSystemd,
+) -> None:
+    ends = len(history(heating))
+    ask(heating.path(TWIN), {"fault": "silence", "device": "furnace"})
+    with without_a_daemon(heating):
+        kill(heating)
+        kill_the_guardian_at_work(heating)
+        assert heater(heating)[-1]["value"] > 99
+        ask(heating.path(TWIN), {"fault": "silence", "device": "furnace", "active": False})
+        killed_ns = time.monotonic_ns()
+        assert wait_safe(heating, killed_ns) < 1.0 + BOUND_S  # RestartSec=1s
+        eventually(lambda: len(history(heating)) > ends, "its verdicts")
+        heating.systemctl("stop", "capad.service")
+    guard = history(heating)[ends]
+    assert guard["resumed"]
+    assert guard["verdicts"]["heater.setpoint"]["verdict"] == "proven"
+
+
+def test_what_it_makes_up_for_is_in_the_bundle_of_the_interrupted_run(
+    heating: PrivateSystemd,
+) -> None:
+    bundle = max(heating.path(RUNS).iterdir())
+    ask(heating.path(TWIN), {"fault": "silence", "device": "furnace"})
+    kill(heating)
+    kill_the_guardian_at_work(heating)
+    ask(heating.path(TWIN), {"fault": "silence", "device": "furnace", "active": False})
+    manifest = sealed(heating, bundle)
+    assert manifest["guard"]["resumed"]
+    assert manifest["guard"]["verdicts"]["heater.setpoint"]["verdict"] == "proven"
+
+
+def test_a_start_after_a_guardian_that_came_to_its_end_sends_nothing_and_keeps_its_verdicts(
+    heating: PrivateSystemd,
+) -> None:
+    ends, bundle = len(history(heating)), max(heating.path(RUNS).iterdir())
+    kill(heating)
+    manifest = sealed(heating, bundle)
+    assert manifest["guard"]["service"]["service_result"] == "signal"
+    assert not manifest["guard"]["resumed"]
+    assert len(history(heating)) == ends + 1
+
+
+def sealed(systemd: PrivateSystemd, bundle: Path) -> dict[str, Any]:
+    """What a run's manifest says once a start has sealed it."""
+
+    def look() -> dict[str, Any] | None:
+        found: dict[str, Any] = json.loads((bundle / "manifest.json").read_text())
+        return found if found["bundle_status"] == "sealed" else None
+
+    return eventually(look, "it is sealed", within_s=30, say=lambda: trouble(systemd))

@@ -14,60 +14,16 @@ import tty
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from adapters.modbus.codec import with_crc
 from capad.guard import main
+from tests.support.guarded import DEADLINE_S, GUARD, Guarded, run_guard
 from tests.support.safe_plans import RIG, plan_of, plan_of_twin
-from tests.support.twin_process import TwinProcess, running_twin
+from tests.support.twin_process import running_twin
 
-GUARD = Path(__file__).parents[2] / "capad" / "guard.py"
-DEADLINE_S = 2.0
 PATIENT_S = 5.0
-
-
-def run_on(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-I", "-S", str(GUARD), "--runtime-dir", str(folder), *flags],
-        check=False,
-        capture_output=True,
-        text=True,
-        timeout=30,
-    )
-
-
-class Guarded:
-    """A twin, the safe plan of its profile, and the guardian's way to it."""
-
-    def __init__(self, twin: TwinProcess, folder: Path) -> None:
-        self.twin = twin
-        self.folder = folder
-        self.plan()
-
-    def plan(self, deadline_s: float = DEADLINE_S) -> None:
-        plan_of_twin(self.twin.directory, deadline_s=deadline_s).write(self.folder)
-
-    def run(self, *flags: str) -> "subprocess.CompletedProcess[str]":
-        return run_on(self.folder, *flags)
-
-    def verdicts(self) -> dict[str, Any]:
-        found: dict[str, Any] = self.record()["verdicts"]
-        return found
-
-    def record(self) -> dict[str, Any]:
-        found: dict[str, Any] = json.loads((self.folder / "guard_verdicts.json").read_text())
-        return found
-
-    def words(self) -> dict[str, str]:
-        return {name: verdict["verdict"] for name, verdict in self.verdicts().items()}
-
-    def fault(self, kind: str, **how: object) -> None:
-        assert self.twin.ask(fault=kind, **how)["ok"]
-
-    def output(self, device: str, field: str) -> float:
-        return float(self.twin.ask(outputs=True)["outputs"][f"{device}.{field}"])
 
 
 @pytest.fixture
@@ -264,7 +220,7 @@ def test_only_the_value_that_is_read_back_proves_a_write(
     with liar(bytes.fromhex(shown)) as port:
         text = only_heat.replace("/dev/ttyUSB0", port)
         plan_of(text).write(tmp_path)
-        done = run_on(tmp_path)
+        done = run_guard(tmp_path)
     assert done.returncode == code, done.stderr
     assert words in done.stderr
 
@@ -294,7 +250,7 @@ def test_a_plan_that_cannot_be_trusted_is_said_in_a_line_and_nothing_is_sent(
 ) -> None:
     path = plan_of().write(tmp_path)
     damage(path)
-    done = run_on(tmp_path)
+    done = run_guard(tmp_path)
     assert done.returncode == 4
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
@@ -308,7 +264,7 @@ def test_a_safe_value_that_nobody_accepted_is_an_older_one_and_no_proof(tmp_path
     only_heat = RIG.replace(', "purge.flow" = 50.0, "valve.opening" = 30.0', "")
     with liar(bytes.fromhex("0000 4288"), accepts=False) as port:
         plan_of(only_heat.replace("/dev/ttyUSB0", port)).write(tmp_path)
-        assert run_on(tmp_path).returncode == 4
+        assert run_guard(tmp_path).returncode == 4
 
 
 def test_an_acceptance_of_what_the_dead_daemon_wrote_is_not_taken_for_ours(tmp_path: Path) -> None:
@@ -318,7 +274,7 @@ def test_an_acceptance_of_what_the_dead_daemon_wrote_is_not_taken_for_ours(tmp_p
     try:
         plan_of(only_valve.replace("/dev/ttyUSB0", os.ttyname(slave))).write(tmp_path)
         os.write(master, with_crc(bytes.fromhex("0706 000a 012c")))  # 30 %, as it stood before
-        assert run_on(tmp_path).returncode == 4
+        assert run_guard(tmp_path).returncode == 4
     finally:
         os.close(slave)
         os.close(master)
@@ -328,14 +284,14 @@ def test_what_could_not_be_compiled_is_unreachable(tmp_path: Path) -> None:
     text = RIG.replace('"purge.flow" = 50.0', '"purge.flow" = 501.0')
     only = text.replace('"heater.setpoint" = 20.0, ', "").replace(', "valve.opening" = 30.0', "")
     plan_of(only).write(tmp_path)
-    done = run_on(tmp_path)
+    done = run_guard(tmp_path)
     assert done.returncode == 4
     assert "purge.flow = 501: unreachable, it could not be compiled" in done.stderr
 
 
 def test_simulated_instruments_ended_with_the_daemon(tmp_path: Path) -> None:
     plan_of(simulated=True).write(tmp_path)
-    assert run_on(tmp_path).returncode == 0
+    assert run_guard(tmp_path).returncode == 0
 
 
 def test_a_folder_that_takes_no_verdicts_does_not_keep_the_rig_from_being_made_safe(
@@ -427,4 +383,4 @@ def test_a_name_that_has_several_addresses_is_tried_at_each(tmp_path: Path) -> N
                     host.sendall(b"A +014.70 +025.00 +000.00 +000.00 +050.00     N2\r")
 
         threading.Thread(target=serve, daemon=True).start()
-        assert run_on(tmp_path).returncode == 0
+        assert run_guard(tmp_path).returncode == 0
