@@ -3,12 +3,15 @@
 import json
 import sys
 import time
-from collections.abc import Callable
 from datetime import datetime
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from capa.cli.bundle_common import Json, Out, Run, Runs, or_exit, refuse
+from capa.cli.bundle_keeping import keep, prune
 
 if TYPE_CHECKING:
     from capa.storage.open import Bundle
@@ -17,7 +20,6 @@ __all__ = ["bundle"]
 
 _TROUBLE, _NOT_WHOLE = 1, 3
 _FOLLOW_S = 0.5
-_Result = TypeVar("_Result")
 
 bundle = typer.Typer(
     help="""Find, read, check and export what runs recorded.
@@ -28,12 +30,8 @@ else in CAPA_RUNS, else in ./runs, else in /var/lib/capad/runs.""",
     rich_markup_mode=None,
 )
 
-_Runs = Annotated[
-    Path | None, typer.Option("--runs", metavar="DIR", help="Where the runs are recorded.")
-]
-_Run = Annotated[str, typer.Argument(metavar="RUN", help="Folder, run id, its beginning, or last.")]
-_Json = Annotated[bool, typer.Option("--json", help="Print JSON, one object a line.")]
-_Out = Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here.")]
+bundle.command(no_args_is_help=True)(prune)
+bundle.command(no_args_is_help=True)(keep)
 
 
 @bundle.command("list")
@@ -51,17 +49,29 @@ def list_(
     until: Annotated[
         datetime | None, typer.Option(help="Only runs before this local date or time.")
     ] = None,
-    runs: _Runs = None,
-    as_json: _Json = False,
+    removed: Annotated[
+        bool, typer.Option("--removed", help="Those that retention removed, and why; no filters.")
+    ] = False,
+    runs: Runs = None,
+    as_json: Json = False,
 ) -> None:
     """List runs, oldest first. Texts match anywhere, in capitals or not.
 
     Example: capa bundle list --status crashed --since 2026-11-01
     """
-    from capa.cli.bundle_pages import list_lines
+    from dataclasses import asdict
+
+    from capa.cli.bundle_pages import list_lines, removed_lines
     from capa.storage.catalog import Filter, catalogued
     from capa.storage.find import runs_folder
+    from capa.storage.removal import removed_runs
 
+    root = runs_folder(runs)
+    if removed:
+        gone = or_exit(lambda: removed_runs(root))
+        lines = [json.dumps(asdict(it), ensure_ascii=False) for it in gone]
+        print("\n".join(lines if as_json else removed_lines(gone, root)))
+        return
     wanted = Filter(
         status=status,
         operator=operator,
@@ -71,11 +81,8 @@ def list_(
         since=None if since is None else since.astimezone(),
         until=None if until is None else until.astimezone(),
     )
-    root = runs_folder(runs)
-    rows = _or_exit(lambda: catalogued(root, wanted))
+    rows = or_exit(lambda: catalogued(root, wanted))
     if as_json:
-        from dataclasses import asdict
-
         for row in rows:
             told = asdict(row)
             told |= {"sample": json.loads(row.sample), "tags": json.loads(row.tags)}
@@ -85,7 +92,7 @@ def list_(
 
 
 @bundle.command(no_args_is_help=True)
-def show(run: _Run, runs: _Runs = None) -> None:
+def show(run: Run, runs: Runs = None) -> None:
     """Print a page on one run: outcome, steps, safe state, channels, what went wrong."""
     from capa.cli.bundle_pages import show_lines
 
@@ -96,7 +103,13 @@ def show(run: _Run, runs: _Runs = None) -> None:
 @bundle.command(no_args_is_help=True)
 def verify(
     wanted: Annotated[list[str], typer.Argument(metavar="RUN...", help="As many as you like.")],
-    runs: _Runs = None,
+    signers: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="Each must be signed by one of these keys (allowed_signers)."
+        ),
+    ] = None,
+    runs: Runs = None,
 ) -> None:
     """Hash every file again and compare. Exits with 0 when all are whole, with 3 when one is not.
 
@@ -107,8 +120,8 @@ def verify(
 
     whole = True
     for name in wanted:
-        path = _or_exit(lambda name=name: find_bundle(name, runs_folder(runs)))  # type: ignore[misc]  # mypy can't see a lambda's default
-        problems = verify_bundle(path)
+        path = or_exit(lambda name=name: find_bundle(name, runs_folder(runs)))  # type: ignore[misc]  # mypy can't see a lambda's default
+        problems = verify_bundle(path, allowed_signers=signers)
         broken = [problem for problem in problems if problem.blocking]
         whole = whole and not broken
         print(f"{path}: {'NOT WHOLE' if broken else 'whole: every file is what was sealed'}")
@@ -118,7 +131,13 @@ def verify(
 
 
 @bundle.command(no_args_is_help=True)
-def finalize(run: _Run, runs: _Runs = None) -> None:
+def finalize(
+    run: Run,
+    sign_key: Annotated[
+        Path | None, typer.Option(metavar="KEY", help="Sign it with this Ed25519 key.")
+    ] = None,
+    runs: Runs = None,
+) -> None:
     """Seal a bundle that was left open: after a power cut, a full disk, a kill.
 
     Does nothing to a bundle that is sealed but verify it. Exits with 0 when it is sealed, with 3
@@ -129,8 +148,8 @@ def finalize(run: _Run, runs: _Runs = None) -> None:
     from capa.storage.finalize import finalize_in_child
     from capa.storage.find import find_bundle, runs_folder
 
-    path = _or_exit(lambda: find_bundle(run, runs_folder(runs)))
-    result = trio.run(finalize_in_child, path)
+    path = or_exit(lambda: find_bundle(run, runs_folder(runs)))
+    result = trio.run(partial(finalize_in_child, path, sign_key=sign_key))
     print(f"{path}: {result.bundle_status}{': ' if result.detail else ''}{result.detail}")
     codes = {"sealed": 0, "verification_failed": _NOT_WHOLE}
     raise typer.Exit(codes.get(result.bundle_status, _TROUBLE))
@@ -138,7 +157,7 @@ def finalize(run: _Run, runs: _Runs = None) -> None:
 
 @bundle.command(no_args_is_help=True)
 def events(
-    run: _Run,
+    run: Run,
     follow: Annotated[
         bool, typer.Option("--follow", "-f", help="Go on while the run is recorded.")
     ] = False,
@@ -148,8 +167,8 @@ def events(
     at_least: Annotated[
         str, typer.Option(help="debug, info, warning, error or critical, and above.")
     ] = "debug",
-    runs: _Runs = None,
-    as_json: _Json = False,
+    runs: Runs = None,
+    as_json: Json = False,
 ) -> None:
     """Print what happened, in order.
 
@@ -161,7 +180,7 @@ def events(
     after_id = 0
     while True:
         going_on = _opened(str(opened.path), None).manifest.run_status == "running"
-        for event in _or_exit(
+        for event in or_exit(
             lambda: opened.events(kind=kind, at_least=at_least, after_id=after_id)  # noqa: B023 - called at once
         ):
             print(event_line(event, as_json=as_json), flush=follow)
@@ -173,7 +192,7 @@ def events(
 
 @bundle.command(no_args_is_help=True)
 def export(
-    run: _Run,
+    run: Run,
     csv: Annotated[bool, typer.Option("--csv", help="CSV, one sample a line.")] = False,
     parquet_wide: Annotated[
         bool, typer.Option("--parquet-wide", help="Parquet, one column a channel.")
@@ -184,8 +203,8 @@ def export(
             help="One row every so many seconds and one column a channel (wide).", min=0.001
         ),
     ] = None,
-    out: _Out = None,
-    runs: _Runs = None,
+    out: Out = None,
+    runs: Runs = None,
 ) -> None:
     """Write the samples for other programs.
 
@@ -195,27 +214,27 @@ def export(
     from capa.storage.export import EVERY_S, write_csv, write_wide_parquet
 
     if csv == parquet_wide:
-        _refuse("say either --csv or --parquet-wide")
+        refuse("say either --csv or --parquet-wide")
     opened = _opened(run, runs)
     if parquet_wide:
         target = out or Path(f"{opened.run_id}.wide.parquet")
-        rows = _or_exit(lambda: write_wide_parquet(opened, target, every_s=every_s or EVERY_S))
+        rows = or_exit(lambda: write_wide_parquet(opened, target, every_s=every_s or EVERY_S))
     elif out is None:
-        _or_exit(lambda: write_csv(opened, sys.stdout.buffer, every_s=every_s))
+        or_exit(lambda: write_csv(opened, sys.stdout.buffer, every_s=every_s))
         return
     else:
         target = out
-        with _or_exit(lambda: target.open("wb")) as file:
-            rows = _or_exit(lambda: write_csv(opened, file, every_s=every_s))
+        with or_exit(lambda: target.open("wb")) as file:
+            rows = or_exit(lambda: write_csv(opened, file, every_s=every_s))
     print(f"{target}: {rows} rows")
 
 
 @bundle.command(no_args_is_help=True)
 def report(
-    run: _Run,
+    run: Run,
     png: Annotated[bool, typer.Option("--png", help="Only the plots, as one picture.")] = False,
-    out: _Out = None,
-    runs: _Runs = None,
+    out: Out = None,
+    runs: Runs = None,
 ) -> None:
     """Write a report: one HTML file with everything in it, plots of every channel included."""
     from capa.storage.plots import plots_png
@@ -223,16 +242,16 @@ def report(
 
     opened = _opened(run, runs)
     target = out or Path(f"{opened.run_id}.{'png' if png else 'html'}")
-    data = _or_exit(lambda: plots_png(opened) if png else report_html(opened).encode())
-    _or_exit(lambda: target.write_bytes(data))
+    data = or_exit(lambda: plots_png(opened) if png else report_html(opened).encode())
+    or_exit(lambda: target.write_bytes(data))
     print(target)
 
 
 @bundle.command(no_args_is_help=True)
 def query(
     sql: Annotated[str, typer.Argument(metavar="SQL", help="DuckDB's SQL.")],
-    runs: _Runs = None,
-    as_json: _Json = False,
+    runs: Runs = None,
+    as_json: Json = False,
 ) -> None:
     """Ask all bundles at once, in SQL: views scalars, events and runs (docs/bundles.md).
 
@@ -243,7 +262,7 @@ def query(
     from capa.storage.find import runs_folder
     from capa.storage.views import ask
 
-    columns, rows = _or_exit(lambda: ask(runs_folder(runs), sql))
+    columns, rows = or_exit(lambda: ask(runs_folder(runs), sql))
     if as_json:
         for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), default=str))
@@ -255,28 +274,4 @@ def _opened(run: str, runs: Path | None) -> "Bundle":
     from capa.storage.find import find_bundle, runs_folder
     from capa.storage.open import open_bundle
 
-    return _or_exit(lambda: open_bundle(find_bundle(run, runs_folder(runs))))
-
-
-def _or_exit(do: Callable[[], _Result]) -> _Result:
-    """Return what it returns; an error that a person can mend ends the command with its text."""
-    from capa.errors import CapaError
-
-    try:
-        return do()
-    except CapaError as error:
-        message = str(error)
-    except BrokenPipeError:  # head has seen enough
-        sys.stderr.close()
-        raise typer.Exit(0) from None
-    except OSError as error:
-        message = f"{error.filename or ''}: {error.strerror}"
-    except ValueError as error:
-        message = str(error)
-    _refuse(message)
-    raise AssertionError  # _refuse does not return
-
-
-def _refuse(message: str) -> None:
-    typer.echo(f"capa bundle: {message}", err=True)
-    raise typer.Exit(_TROUBLE)
+    return or_exit(lambda: open_bundle(find_bundle(run, runs_folder(runs))))

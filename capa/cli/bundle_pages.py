@@ -9,16 +9,27 @@ from typing import TYPE_CHECKING, Any
 from capa.errors import BundleError
 from capa.storage.catalog import RunRow
 from capa.storage.open import Bundle, RecordedEvent
+from capa.storage.removal import Removed
+from capa.storage.retention import pin_file
 
 if TYPE_CHECKING:
     from capa.storage.binned import Binned
 
-__all__ = ["clock", "event_line", "list_lines", "show_lines", "sparkline", "table_lines"]
+__all__ = [
+    "clock",
+    "event_line",
+    "list_lines",
+    "removed_lines",
+    "show_lines",
+    "sparkline",
+    "table_lines",
+]
 
 _BLOCKS = "▁▂▃▄▅▆▇█"
 _PLOT_WIDTH = 40
 _MOST_EVENTS = 12
 _MOST_TEXT = 60
+_MOST_DIGEST = 12
 
 
 def list_lines(rows: Sequence[RunRow], root: Path) -> list[str]:
@@ -26,7 +37,21 @@ def list_lines(rows: Sequence[RunRow], root: Path) -> list[str]:
     if not rows:
         return [f"{root}: no such run"]
     columns = ["RUN", "STARTED", "TOOK", "STATUS", "BUNDLE", "SAFE", "OPERATOR", "METHOD", "SAMPLE"]
-    return table_lines(columns, [_list_cells(row) for row in rows])
+    return table_lines(columns, [_list_cells(row, root) for row in rows])
+
+
+def removed_lines(removed: Sequence[Removed], root: Path) -> list[str]:
+    """Return the table of ``capa bundle list --removed``; times are local."""
+    if not removed:
+        return [f"{root}: nothing was ever removed from here"]
+    columns = ["RUN", "ENDED", "STATUS", "OPERATOR", "METHOD", "REMOVED", "WHY", "BY", "MANIFEST"]
+    rows = []
+    for it in removed:
+        times = [_local(_at(text)) for text in (it.ended_utc, it.removed_utc)]
+        digest = it.manifest_sha256[:_MOST_DIGEST]
+        what = (it.run_status, it.operator, it.method[:_MOST_TEXT])
+        rows.append([it.run_id, times[0], *what, times[1], it.why, it.by, digest])
+    return table_lines(columns, rows)
 
 
 def show_lines(bundle: Bundle) -> list[str]:
@@ -194,14 +219,19 @@ def _section(title: str, lines: Sequence[str]) -> list[str]:
     return ["", title, *(f"  {line}" for line in lines)] if lines else []
 
 
-def _list_cells(row: RunRow) -> list[str]:
-    started = None if row.started_utc is None else datetime.fromisoformat(row.started_utc)
+def _list_cells(row: RunRow, root: Path) -> list[str]:
+    started = _at(row.started_utc)
+    kept = " (kept)" if pin_file(root, row.folder).exists() else ""
     sample = json.loads(row.sample)
     shown = str(sample.get("id") or ", ".join(f"{k} {v}" for k, v in sample.items()))
     took = clock(row.duration_s)
     who = (row.operator, row.method or row.procedure, shown)
-    texts = (row.run_status, row.bundle_status, row.safe or "-", *who)
+    texts = (row.run_status, row.bundle_status + kept, row.safe or "-", *who)
     return [row.run_id, _local(started), took, *(text[:_MOST_TEXT] for text in texts)]
+
+
+def _at(text: str | None) -> datetime | None:
+    return None if text is None else datetime.fromisoformat(text)
 
 
 def _local(at: datetime | None) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from capa.errors import BundleError
 from capa.storage.manifest import MANIFEST_FILE
+from capa.storage.removal import removed_runs
 
 __all__ = ["BOX_RUNS", "bundle_folders", "find_bundle", "runs_folder"]
 
@@ -58,6 +59,13 @@ def find_bundle(text: str, runs_root: Path) -> Path:
         return folders[-1]
     found = [folder for folder in folders if folder.name.startswith(text)]
     if not found:
+        for gone in removed_runs(runs_root):
+            if gone.run_id.startswith(text):
+                day = gone.removed_utc[:10]
+                raise BundleError(
+                    f"{runs_root}: {gone.run_id} was removed on {day} by {gone.by}; "
+                    f"see capa bundle list --removed"
+                )
         raise BundleError(f"{runs_root}: no run is called {text}; see capa bundle list")
     if len(found) > 1 and found[0].name != text:
         names = ", ".join(folder.name for folder in found[:_SHOWN])
