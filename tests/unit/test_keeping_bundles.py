@@ -53,7 +53,7 @@ def test_nothing_goes_that_was_not_asked_for_in_so_many_words(
 
 
 def test_what_went_is_listed_and_named_when_it_is_asked_for(runs: Path) -> None:
-    first = sorted(path.name for path in runs.glob("2*"))[0]
+    first = min(path.name for path in runs.glob("2*"))
     told(runs, *PRUNE, "--yes")
     assert first in told(runs, "list", "--removed")
     line = json.loads(told(runs, "list", "--removed", "--json").splitlines()[0])
@@ -63,7 +63,7 @@ def test_what_went_is_listed_and_named_when_it_is_asked_for(runs: Path) -> None:
 
 
 def test_what_is_kept_stays_until_it_is_not_kept_any_more(runs: Path) -> None:
-    first = sorted(path.name for path in runs.glob("2*"))[0]
+    first = min(path.name for path in runs.glob("2*"))
     told(runs, "keep", first, "--reason", "for the paper")
     assert "for the paper" in (runs / f"{first}.keep").read_text()
     assert "sealed (kept)" in told(runs, "list")
