@@ -4,13 +4,16 @@ The twins are a process of their own and keep the wire's time; what is measured 
 the links and drivers that the daemon runs.
 """
 
+import os
+import select
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
+import serial
 import tomli_w
 import trio
 
@@ -22,6 +25,9 @@ from capa.devices.poll_cost import ExchangeCost, TellsPollCost
 from capa.devices.registry import load_connectors, load_families, load_link_class
 from capa.devices.session import OpenDevice, Tell, open_devices
 from capa.devices.spec import DeviceSpec, LinkSpec
+
+if TYPE_CHECKING:
+    from capa.devices.tap import Passed
 
 BAUDS: Final = (9600, 19200, 38400, 115200)
 REPLY_S: Final = 0.002
@@ -52,14 +58,20 @@ class Speed:
     per_s: float
     limit_per_s: float
     cpu_ms: float
+    bare_per_s: float
+    """What the barest loop gets of the same twin: how near to the limit this machine lets one."""
 
     @property
     def share(self) -> float:
         return self.per_s / self.limit_per_s
 
+    @property
+    def bare_share(self) -> float:
+        return self.bare_per_s / self.limit_per_s
+
 
 def measure(table: Table, twin: Twin, directory: Path) -> None:
-    """Every figure of issue 5."""
+    """Every figure of the links and drivers."""
     del twin  # it is one for the daemon; here each part has its own
     directory.mkdir(parents=True, exist_ok=True)
     for transport in ("serial", "asyncio"):
@@ -126,26 +138,73 @@ def speeds(table: Table, directory: Path, family: str, transport: str) -> None:
         table.add(f"{what}: time over the wire's own", 1 / speed.share, "x", MOST_TIMES)
         print(
             f"    {speed.per_s:.1f} of {speed.limit_per_s:.1f} exchanges a second: "
-            f"{speed.share:.0%} of the line's limit"
+            f"{speed.share:.0%} of the line's limit; the barest loop {speed.bare_share:.0%}"
         )
         table.add(f"{what}: CPU per exchange", speed.cpu_ms, "ms", 0.5)
 
 
 async def _flat_out(profile: Mapping[str, Any]) -> Speed:
-    passed: list[int] = []  # characters, in both directions
-    async with _opened(profile, lambda _, chunk: passed.append(len(chunk.data))) as devices:
+    wire = await _overheard(profile)
+    async with _opened(profile) as devices:
         (device,) = devices.values()
         await device.adapter.open()
         await device.adapter.poll()
-        passed.clear()
         before, cpu_s, at_s = device.link.stats.exchanges, time.process_time(), time.monotonic()
         while time.monotonic() - at_s < MEASURE_S:
             await device.adapter.poll()
         took_s, cpu_s = time.monotonic() - at_s, time.process_time() - cpu_s
         exchanges = device.link.stats.exchanges - before
-        wire_s = sum(passed) * device.link_spec.character_s / exchanges
-        limit_s = wire_s + _gap_s(device) + REPLY_S
-        return Speed(exchanges / took_s, 1 / limit_s, cpu_s / exchanges * 1e3)
+    bare_per_s = _bare_loop(profile["links"][0]["port"], wire)
+    return Speed(exchanges / took_s, 1 / wire.limit_s, cpu_s / exchanges * 1e3, bare_per_s)
+
+
+@dataclass(frozen=True)
+class Wire:
+    """What one exchange is on the wire: a request, the length of its reply, the times."""
+
+    request: bytes
+    reply_bytes: int
+    gap_s: float
+    limit_s: float
+
+
+async def _overheard(profile: Mapping[str, Any]) -> Wire:
+    """Listen to some polls: what passes, and the least time it takes."""
+    passed: list[Passed] = []
+    async with _opened(profile, lambda _, chunk: passed.append(chunk)) as devices:
+        (device,) = devices.values()
+        await device.adapter.open()
+        await device.adapter.poll()
+        passed.clear()
+        before = device.link.stats.exchanges
+        for _ in range(50):
+            await device.adapter.poll()
+        exchanges = device.link.stats.exchanges - before
+        gap_s, character_s = _gap_s(device), device.link_spec.character_s
+    characters = sum(len(chunk.data) for chunk in passed) / exchanges
+    sent = [chunk.data for chunk in passed if chunk.sent]
+    usual = max(set(sent), key=sent.count)
+    at = next(i for i, chunk in enumerate(passed) if chunk.sent and chunk.data == usual)
+    reply_bytes = 0
+    for chunk in passed[at + 1 :]:
+        if chunk.sent:
+            break
+        reply_bytes += len(chunk.data)
+    return Wire(usual, reply_bytes, gap_s, characters * character_s + gap_s + REPLY_S)
+
+
+def _bare_loop(port: str, wire: Wire) -> float:
+    """Exchange the same bytes with nothing but system calls; exchanges a second."""
+    with serial.Serial(port, timeout=0) as opened:
+        fd, count, began_s = opened.fileno(), 0, time.monotonic()
+        while (took_s := time.monotonic() - began_s) < MEASURE_S:
+            os.write(fd, wire.request)
+            got = 0
+            while got < wire.reply_bytes and select.select([fd], [], [], 1.0)[0]:
+                got += len(os.read(fd, 4096))
+            count += 1
+            time.sleep(wire.gap_s)
+    return count / took_s
 
 
 def _costs(device: OpenDevice) -> Sequence[ExchangeCost]:

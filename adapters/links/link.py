@@ -194,8 +194,7 @@ class StreamLink:
                     continue
                 await self._keep_gap(pipe, gap_s)
                 if not self._hushed(priority):
-                    with trio.CancelScope(shield=True):  # bounded by the reply's own deadline
-                        return await self._talk(pipe, request, feed, timeout_s)
+                    return await self._talk(pipe, request, feed, timeout_s)
             finally:
                 self._turns.pass_on()
 
@@ -252,7 +251,7 @@ class StreamLink:
 
     async def _keep_gap(self, pipe: Pipe, gap_s: float) -> None:
         if gap_s > 0 and (left_s := pipe.gap_left_s(gap_s, trio.current_time())) > 0:
-            await trio.sleep(left_s)
+            await pipe.pause(left_s)
 
     async def _talk(
         self,

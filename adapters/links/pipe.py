@@ -2,7 +2,7 @@
 
 import math
 import termios
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any, Final, Protocol, TypeVar, cast
 
@@ -90,6 +90,7 @@ class Pipe:
         character_s: float = 0.0,
     ) -> None:
         self._stream = stream
+        self._pause: Callable[[float], Awaitable[None]] = getattr(stream, "pause", trio.sleep)
         self._quiet_s = quiet_s
         self._character_s = character_s
         self._stats = stats
@@ -167,6 +168,11 @@ class Pipe:
         """How much is left of a silence of ``gap_s`` since the last byte in either direction."""
         return max(self._heard_at_s, self._said_at_s) + gap_s - now_s
 
+    async def pause(self, for_s: float) -> None:
+        """Wait as finely as the stream can: a silence on the wire is shorter than a tick."""
+        with suppress(*LOST):  # what was closed meanwhile says so when it is sent to
+            await self._pause(for_s)
+
     async def stirred(self, within_s: float) -> None:
         """Wait for a stray byte, for ``stir``, or for ``within_s``."""
         self._stir = trio.Event()
@@ -185,10 +191,12 @@ class Pipe:
     ) -> Answer[ReplyT] | int:
         """Send and await the reply; return it, or at the deadline the number of bytes seen.
 
+        Once begun it is not cancelled: the deadline ends it.
+
         The deadline is the request's time on the wire and ``timeout_s``. A reply that is under
         way then may go on, as long as its bytes keep coming and the longest reply would.
 
-        The pipe counts as out of step from the first byte on, so that a cancellation, wherever it
+        The pipe counts as out of step from the first byte on, so that an error, wherever it
         strikes, leaves the truth behind.
 
         Raises:
@@ -200,7 +208,7 @@ class Pipe:
         sent_at_s = self._said_at_s = trio.current_time()
         due_s = sent_at_s + len(request) * self._character_s + timeout_s
         last_s = due_s + LONGEST_REPLY * self._character_s
-        deadline = trio.CancelScope(deadline=due_s)
+        deadline = trio.CancelScope(deadline=due_s, shield=True)
         awaited = _Awaited(feed, deadline, pause_s=self._quiet_s, last_s=last_s)
         self._awaited = awaited
         self._in_step = False
@@ -227,7 +235,8 @@ class Pipe:
             self._owed -= 1
             # If the debtor's time was over, this is our reply; else ours may come as late as any.
             late = awaited.at_s < doubt_until_s
-            await self._hear_out(self._owed_until_s if late else -math.inf, drained)
+            with trio.CancelScope(shield=True):
+                await self._hear_out(self._owed_until_s if late else -math.inf, drained)
         self._in_step = True
         self._owed = 0
         return Answer(value, sent_at_s, awaited.at_s)

@@ -10,6 +10,7 @@ from typing import Final, Protocol
 import trio
 
 from adapters.links.fd import FdStream
+from adapters.links.fine import FineTimer
 from adapters.links.pipe import LOST
 from adapters.twin.line import Due, TwinLine
 
@@ -94,9 +95,10 @@ def _pending(outgoing: "trio.MemorySendChannel[Due]") -> bool:
 async def _send_when_due(
     line: TwinLine, stream: trio.abc.Stream, waiting: "trio.MemoryReceiveChannel[Due]"
 ) -> None:
-    with contextlib.suppress(*LOST):  # the reading side finds out as well, and ends both
+    timer = FineTimer()
+    with contextlib.closing(timer), contextlib.suppress(*LOST):  # the reading side finds out, too
         async for due in waiting:
-            await trio.sleep_until(due.at_s)
+            await timer.sleep(due.at_s - trio.current_time())
             line.sending(due.data)
             await stream.send_all(due.data)
 
