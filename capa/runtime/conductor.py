@@ -36,6 +36,7 @@ from capa.runtime.run_files import tap_of
 from capa.runtime.run_status import keep_status
 from capa.runtime.safe_state import ChannelVerdict
 from capa.runtime.safety_book import RuleBook
+from capa.runtime.views import event_view
 from capa.runtime.walking import Walk, record
 from capa.storage.bundle import BundleWriter
 from capa.storage.finalize import finalize_in_child
@@ -367,7 +368,7 @@ class Conductor:
         procedure: Procedure,
         tap: Tap,
     ) -> None:
-        ctx.bundle_writer = bundle
+        ctx.bundle_writer = event_view(bundle)
         active.log.write = bundle.log
         self.gate.begin_run(active.authorization, bundle, active.clock)
         self._rig.start_run()

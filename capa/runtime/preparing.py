@@ -33,11 +33,12 @@ from capa.runtime.overriding import overriding
 from capa.runtime.report import RunRequest
 from capa.runtime.rig import Rig
 from capa.runtime.run_equipment import channel_info
-from capa.runtime.run_files import files_of, manifest_of, views_of
+from capa.runtime.run_files import files_of, manifest_of
 from capa.runtime.run_log import RunLog
 from capa.runtime.safety_book import RuleBook
 from capa.runtime.setting_gate import SettingGate
 from capa.runtime.status_sink import StatusSink
+from capa.runtime.views import adapter_views, data_view, dispatcher_view, issuer_view
 from capa.storage.bundle import BundleWriter, new_run_id
 
 __all__ = ["Preparing"]
@@ -182,13 +183,13 @@ class Preparing:
             clock=active.clock,
             config=active.request.experiment,
             bundle_writer=NoBundleYet(),
-            databus=self._rig.bus,
+            databus=data_view(self._rig.bus),
             logger=active.log,
             external_stop=active.stop,
             instruments=self._rig.registry,
-            adapters=views_of(self._rig),
-            authorization=active.authorization,
-            dispatcher=self._gate,
+            adapters=adapter_views(self._rig),
+            authorization=issuer_view(active.authorization),
+            dispatcher=dispatcher_view(self._gate),
             method_executor=active.executor,
             metadata=metadata,
             ui_sink=StatusSink(metadata),

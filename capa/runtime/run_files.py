@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from capa.channels.sample import Sample
-from capa.experiment.procedures.base import AdapterView, Procedure, ResolvedRecordingPlan
+from capa.experiment.procedures.base import Procedure, ResolvedRecordingPlan
 from capa.runtime.active import ActiveRun
 from capa.runtime.databus import Tap
 from capa.runtime.report import RunRequest
@@ -13,7 +13,7 @@ from capa.runtime.rig import Rig
 from capa.runtime.run_equipment import equipment_text
 from capa.storage.bundle import BundleWriter
 
-__all__ = ["files_of", "manifest_of", "tap_of", "views_of"]
+__all__ = ["files_of", "manifest_of", "tap_of"]
 
 
 def tap_of(bundle: BundleWriter, plan: ResolvedRecordingPlan) -> Tap:
@@ -26,16 +26,6 @@ def tap_of(bundle: BundleWriter, plan: ResolvedRecordingPlan) -> Tap:
         bundle.write_samples([sample for sample in samples if sample.channel in wanted])
 
     return only_planned
-
-
-def views_of(rig: Rig) -> dict[str, AdapterView]:
-    """Return what a procedure may see of each device."""
-    return {
-        name: AdapterView(
-            device.name, device.family, device.resource_id, device.capabilities, device.fields
-        )
-        for name, device in rig.devices.items()
-    }
 
 
 def files_of(request: RunRequest, rig: Rig) -> dict[str, str]:

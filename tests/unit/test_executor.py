@@ -10,6 +10,7 @@ from trio.testing import MockClock
 
 from capa.channels.sample import Status
 from capa.experiment import executor as executor_module
+from capa.experiment.authorization import Authorization
 from capa.experiment.executor import MethodExecutor, MethodExecutorError
 from capa.experiment.method import CustomStep, SafeShutdownStep
 from capa.experiment.procedures.base import ProcedureContext
@@ -95,6 +96,7 @@ async def test_every_setpoint_written_is_attributed(autojump_clock: MockClock) -
         "authorization_id": rig.ctx.authorization.id,
     }
     assert rig.dispatcher.commands[0].kind == "set_setpoint"
+    assert isinstance(rig.ctx.authorization, Authorization)
     assert rig.ctx.authorization.issued(rig.dispatcher.commands[0])
 
 

@@ -5,6 +5,7 @@ import math
 import sqlite3
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -14,7 +15,7 @@ from trio.testing import MockClock
 
 from capa.config.problems import Problem
 from capa.devices.adapter import CommandResult
-from capa.experiment.authorization import AuthorizationError
+from capa.experiment.authorization import Authorization, AuthorizationError
 from capa.experiment.executor import MethodExecutor
 from capa.experiment.method import CustomStep
 from capa.experiment.procedures.base import (
@@ -245,6 +246,78 @@ async def test_a_command_that_makes_no_sense_is_refused_and_on_record(
     assert report.run_status == "completed"
     ((_, message),) = events(report, "command.refused")
     assert said in message
+
+
+PROMISED = {
+    "dispatcher": {"dispatch"},
+    "authorization": {"id", "issued_by", "armed", "issue"},
+    "databus": {"latest", "age_s", "subscribe"},
+    "bundle_writer": {"write_event", "run_id", "path"},
+}
+"""What of the engine's parts a procedure may use; the rest of them is not to be had."""
+
+
+@pytest.mark.parametrize("part", PROMISED)
+async def test_a_procedure_sees_of_the_engine_what_it_is_promised_and_nothing_else(
+    autojump_clock: MockClock, tmp_path: Path, part: str
+) -> None:
+    class Prying(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            view = getattr(ctx, part)
+            assert {name for name in dir(view) if not name.startswith("__")} == PROMISED[part]
+            for name in ("publish", "latch", "_run", "_gate"):
+                with pytest.raises(AttributeError):
+                    setattr(view, name, None)
+
+    assert (await run_of(Prying, tmp_path)).run_status == "completed"
+
+
+@pytest.mark.parametrize(
+    ("part", "call"),
+    [
+        ("dispatcher", lambda gate: gate.release()),
+        ("dispatcher", lambda gate: gate.note("heater.setpoint", 20.0)),
+        ("dispatcher", lambda gate: gate.admit_manual(Authorization.mint("nobody"))),
+        ("dispatcher", lambda gate: gate.dispatch.__self__._rig),
+        ("authorization", lambda own: own.issue_manual),
+        ("authorization", lambda own: own.issue.__self__._issued),
+        ("databus", lambda bus: bus.publish([])),
+        ("bundle_writer", lambda bundle: bundle.close()),
+        ("adapters", lambda devices: devices["furnace"].command("set_setpoint", 900.0)),
+        ("adapters", lambda devices: devices["furnace"].fields.clear()),
+        ("adapters", lambda devices: devices.clear()),
+        ("instruments", lambda channels: channels.resolve("heater.setpoint").write(900.0)),
+        ("instruments", lambda channels: channels.resolve("heater.setpoint").binding.write(900.0)),
+    ],
+)
+async def test_the_way_around_the_dispatcher_is_none(
+    autojump_clock: MockClock, tmp_path: Path, part: str, call: Callable[[Any], object]
+) -> None:
+    class Sly(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            call(getattr(ctx, part))
+
+    report = await run_of(Sly, tmp_path)
+    assert report.run_status == "crashed"
+    assert "AttributeError" in report.exit_reason
+    assert not events(report, "command.result")
+
+
+async def test_the_fields_of_a_device_can_be_read_and_not_changed(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Prying(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            furnace = ctx.adapters["furnace"]
+            assert furnace.fields["setpoint"].unit == "degC"
+            with pytest.raises(TypeError):
+                furnace.fields["setpoint"] = None  # type: ignore[index]  # that is the point
+            with pytest.raises(TypeError):
+                ctx.adapters["furnace"] = furnace  # type: ignore[index]  # that is the point
+            with pytest.raises(AttributeError):
+                furnace.fields = {}  # type: ignore[misc]  # that is the point
+
+    assert (await run_of(Prying, tmp_path)).run_status == "completed"
 
 
 @pytest.mark.parametrize("name", ["command", "write", "poll", "_adapter", "adapter", "link"])

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from capa.channels.sample import Sample
     from capa.config.experiment import ExperimentConfig
     from capa.devices.adapter import CommandResult, DeviceCommand, FieldInfo
-    from capa.experiment.authorization import Authorization
     from capa.experiment.executor import MethodExecutor
 
 __all__ = [
@@ -31,6 +30,7 @@ __all__ = [
     "InnerOutcome",
     "InnerRun",
     "InnerRuns",
+    "Issuer",
     "OperatorCommand",
     "Problem",
     "Procedure",
@@ -111,6 +111,33 @@ class Dispatcher(Protocol):
 
     async def dispatch(self, device: str, command: "DeviceCommand") -> "CommandResult":
         """Let a command through or refuse it; a refusal is a result, not an exception."""
+        ...
+
+
+class Issuer(Protocol):
+    """The part of the run's authorization that procedures use."""
+
+    @property
+    def id(self) -> str:
+        """16 hexadecimal digits, in every event of a command."""
+        ...
+
+    @property
+    def issued_by(self) -> str:
+        """In whose name the run commands."""
+        ...
+
+    @property
+    def armed(self) -> bool:
+        """Whether it still stands."""
+        ...
+
+    def issue(self, *, kind: str, target: str, payload: Mapping[str, Any]) -> "DeviceCommand":
+        """Return a stamped command for the dispatcher.
+
+        Raises:
+            AuthorizationError: the run is over.
+        """
         ...
 
 
@@ -207,7 +234,7 @@ class ProcedureContext:
     external_stop: Stop
     instruments: "ChannelRegistry"
     adapters: Mapping[str, AdapterView] = field(default_factory=dict)
-    authorization: "Authorization"
+    authorization: Issuer
     dispatcher: Dispatcher
     method_executor: "MethodExecutor | None" = None
     metadata: dict[str, Any] = field(default_factory=dict)
