@@ -12,6 +12,7 @@ from typing import Any, Final
 import serial
 import trio
 
+from adapters.links.fine import FineTimer
 from adapters.links.serial import close_port, open_port
 from capa.devices.spec import LinkSpec
 from capa.errors import LinkClosedError
@@ -106,6 +107,9 @@ class AsyncioStream(trio.abc.Stream):
         self._disconnected = trio.Event()
         self._error: str | None = None
         self._is_ours = True
+        self._timer = FineTimer()
+        self.pause = self._timer.sleep
+        """Waits for a silence on the wire, finer than the loop does; for one task at a time."""
 
     async def start(self) -> None:
         """Start the loop, and return when the transport is in it.
@@ -166,18 +170,30 @@ class AsyncioStream(trio.abc.Stream):
     # --- trio's stream ----------------------------------------------------------------------
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        """Return when the transport has written the bytes, a turn or two of its loop later.
+        """Return when the bytes are written: at once, or by the transport when the port is full.
 
         Returning sooner would let an exchange fail before its request, a safe write perhaps, has
-        left.
+        left. The transport would take two turns of its loop for what is one system call.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
         self._check()
-        self._transport.write(bytes(data))
+        rest = self._left_of(bytes(data))
+        if not rest:
+            return
+        self._transport.write(rest)
         turns = 0
         while self._error is None and self._transport.get_write_buffer_size() > 0:
             await trio.sleep(0 if turns < FEW_TURNS else BLOCKED_S)
             turns += 1
+
+    def _left_of(self, data: bytes) -> bytes:
+        """Write what the system takes at once, behind nothing that waits; return the rest."""
+        if self._transport.get_write_buffer_size() > 0:
+            return data
+        try:
+            return data[os.write(self._port.fileno(), data) :]
+        except OSError:  # the transport meets it again, and says so to the reader
+            return data
 
     async def wait_send_all_might_not_block(self) -> None:
         """Return: the transport buffers."""
@@ -202,6 +218,7 @@ class AsyncioStream(trio.abc.Stream):
     async def aclose(self) -> None:
         """End the loop and close the port; a reader in another task gets an error."""
         self._is_ours = False
+        self._timer.close()
         self._closing.set()
         self._stirred.set()
         await self._closed.wait()

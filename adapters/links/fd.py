@@ -29,7 +29,9 @@ class FdStream(trio.abc.Stream):
         self._fd = fd
         self._close = close
         self._open = True
-        self._timer: FineTimer | None = None
+        self._timer = FineTimer()
+        self.pause = self._timer.sleep
+        """Waits for a silence on the wire, finer than the loop does; for one task at a time."""
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         """Write everything; without a checkpoint when the system takes it at once."""
@@ -69,25 +71,12 @@ class FdStream(trio.abc.Stream):
         except BlockingIOError:
             return b""
 
-    async def pause(self, for_s: float) -> None:
-        """Wait so long, to the microsecond; for one task at a time.
-
-        Raises:
-            OSError: the system has no descriptor left for a timer.
-            ClosedResourceError: this end was closed, before or meanwhile.
-        """
-        self._check_open()
-        if self._timer is None:
-            self._timer = FineTimer()
-        await self._timer.sleep(for_s)
-
     async def aclose(self) -> None:
         """Close the descriptor in a thread; a reader in another task gets an error."""
         if self._open:
             self._open = False
             trio.lowlevel.notify_closing(self._fd)
-            if self._timer is not None:
-                self._timer.close()
+            self._timer.close()
             # Abandoned when the caller's patience ends: the kernel may drain a port for seconds.
             await trio.to_thread.run_sync(self._close, abandon_on_cancel=True)
         else:
