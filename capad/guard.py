@@ -167,18 +167,19 @@ def reply_in(shape: "Json", seen: bytes) -> bytes | None:
     What lies about it is passed over: a frame has its length and CRC, a line its whole pattern.
     """
     if shape["kind"] == "modbus":
-        return _frame_in(bytes.fromhex(shape["prefix"]), shape["length"], seen)
+        prefix, length = bytes.fromhex(shape["prefix"]), shape["length"]
+        return _frame_in(prefix, length, seen, has_crc=not shape["tcp"])
     if shape["kind"] == "line":
         return _line_in(shape, seen)
     reply = bytes.fromhex(shape["reply"])
     return reply if reply in seen else None
 
 
-def _frame_in(prefix: bytes, length: int, seen: bytes) -> bytes | None:
+def _frame_in(prefix: bytes, length: int, seen: bytes, *, has_crc: bool) -> bytes | None:
     at = seen.rfind(prefix)
     while at >= 0:
         frame = seen[at : at + length]
-        if len(frame) == length and _crc(frame) == 0:
+        if len(frame) == length and not (has_crc and _crc(frame)):
             return frame
         at = seen.rfind(prefix, 0, at + len(prefix) - 1)
     return None
@@ -247,9 +248,12 @@ def _refusal_in(shape: "Json", seen: bytes) -> str | None:
     """Say that a Modbus device refused; None if it did not."""
     if shape["kind"] != "modbus":
         return None
-    prefix = bytes.fromhex(shape["prefix"])
-    frame = _frame_in(bytes((prefix[0], prefix[1] | 0x80)), 5, seen)
-    return None if frame is None else f"refused by the device: exception {frame[2]:02X}"
+    prefix, tcp = bytes.fromhex(shape["prefix"]), shape["tcp"]
+    at = 6 if tcp else 0  # behind the header: its transaction, and a length of 3
+    head = prefix[:4] + b"\0\3" if tcp else b""
+    head += bytes((prefix[at], prefix[at + 1] | 0x80))
+    frame = _frame_in(head, len(head) + (1 if tcp else 3), seen, has_crc=not tcp)
+    return None if frame is None else f"refused by the device: exception {frame[at + 2]:02X}"
 
 
 # --- ports ---------------------------------------------------------------------------------------

@@ -25,7 +25,8 @@ MAX_BYTES = 1 << 20
 class Guarding:
     """One runtime directory, held from the first ``prepare`` until the process ends.
 
-    ``trouble`` says in words why the guardian could not act; None while it could.
+    ``trouble`` says in words why the guardian could not act; None while it could. ``lacking``
+    are the outputs that it can't drive.
     """
 
     def __init__(self, directory: Path, *, log: FilteringBoundLogger) -> None:
@@ -33,6 +34,7 @@ class Guarding:
         self._log = log
         self._lock = RigLock(directory)
         self.trouble: str | None = None
+        self.lacking: tuple[str, ...] = ()
 
     def prepare(self, parts: Parts, *, simulated: bool) -> tuple[str, ...]:
         """Compile and write the plan of a profile; blocks. Returns what it can't cover, in words.
@@ -42,7 +44,7 @@ class Guarding:
         """
         from capa.runtime.safe_plan import compile_safe_plan
 
-        self.trouble = None
+        self.trouble, self.lacking = None, ()
         try:
             self._lock.acquire()
             plan = compile_safe_plan(
@@ -54,6 +56,7 @@ class Guarding:
             self.trouble = f"no safe plan for capad-guard in {self._directory}: {why}"
             self._log.error("safe_plan.not_written", message=f"{self.trouble}; nothing is armed")
             return ()
+        self.lacking = tuple(lack.channel for lack in plan.not_compiled)
         lacks = tuple(str(lack) for lack in plan.not_compiled)
         for lack in lacks:
             self._log.warning("safe_plan.not_compiled", message=lack)

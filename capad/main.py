@@ -8,6 +8,7 @@ import argparse
 import faulthandler
 import gc
 import os
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -163,9 +164,13 @@ def _refuse(error: "ProblemsError") -> int:
 
 
 def _check(settings: "Settings") -> int:
-    """Print the settings, then everything that is wrong with the profile, or does not fit it."""
+    """Print the settings, then everything that is wrong with the profile, or does not fit it.
+
+    Nothing is sent to an instrument: it may be asked beside a daemon that drives the rig.
+    """
     from capa.config.load import inspect_profile
     from capa.config.problems import ProblemsError
+    from capa.runtime.safe_plan import unguarded_problems
     from capad.check_runs import check_runs
     from capad.settings import settings_text
 
@@ -174,11 +179,18 @@ def _check(settings: "Settings") -> int:
         profile, problems = inspect_profile(settings.rig.profile)
         if profile is not None:
             problems = [*problems, *check_runs(settings.runs, profile.safety.disk)]
+            problems += unguarded_problems(profile, file=settings.rig.profile)
     except ProblemsError as error:
         problems = list(error.problems)
     for problem in problems:
         sys.stdout.write(f"{'problem' if problem.blocking else 'note'}: {problem}\n")
-    return CONFIGURATION if any(problem.blocking for problem in problems) else 0
+    if any(problem.blocking for problem in problems):
+        return CONFIGURATION
+    sys.stdout.write(
+        f"nothing was sent; to see what the instruments are set to, with capad stopped:\n"
+        f"  capa devices check {shlex.quote(str(settings.rig.profile))}\n"
+    )
+    return 0
 
 
 if __name__ == "__main__":

@@ -190,6 +190,7 @@ class Service:
                 trouble=self.lost
                 or self.guarding.trouble
                 or (None if spool is None else spool.trouble),
+                unguarded=self.guarding.lacking,
                 safe=None if self.safe is None else SafeRecord(self.verdicts(), self.safe.at),
                 trip=self.safety.trips.text,
                 alarms=() if bench is None else tuple(bench.monitor.raised.values()),

@@ -37,6 +37,8 @@ class Snapshot:
     """What of the queue waits for its time, and until when."""
     silent: tuple[str, ...] = ()
     trouble: str | None = None
+    unguarded: tuple[str, ...] = ()
+    """Outputs that nobody makes safe while the daemon is gone."""
     safe: SafeRecord | None = None
     trip: str = ""
     alarms: tuple[str, ...] = ()
@@ -59,6 +61,8 @@ def status_line(now: Snapshot) -> str:
         parts.append(f"no answer from {', '.join(now.silent)}")
     if now.trouble:
         parts.append(f"TROUBLE: {now.trouble}")
+    if now.unguarded:
+        parts.append(f"capad-guard can't reach {', '.join(now.unguarded)}")
     parts.append(f"last safe: {_safe(now.safe)}")
     return "; ".join(parts)
 

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from functools import partial
 
 from adapters.modbus.blocks import block_of, blocks_of, reading
-from adapters.modbus.codec import Framing, Query, ReadRegisters
+from adapters.modbus.codec import Query, ReadRegisters
 from adapters.modbus.describe import describe_frame
 from adapters.modbus.device import ModbusAdapter, outside, writing
 from adapters.modbus.fields import RegisterField, encode
@@ -99,7 +99,6 @@ class ModbusFamily:
         """
         options = ModbusOptions.model_validate(spec.options)
         unit = unit_of(spec, options.framing)
-        _only_rtu(options.framing)
         field = options.used.get(write.field)
         if field is None or field.access != "rw":
             raise ValueError(f"{spec.name}.{write.field} cannot be written")
@@ -107,7 +106,7 @@ class ModbusFamily:
             raise ValueError(f"{spec.name}.{write.field}: {why}")
         query = writing(unit, field, encode(field, write.value, options.word_order))
         read = _read_back(unit, field, options) if field.reads_back else None
-        return safe_write_of(query, read, gap_s=options.silence_s)
+        return safe_write_of(query, read, gap_s=options.silence_s, framing=options.framing)
 
 
 def cost_of(query: Query, options: ModbusOptions) -> ExchangeCost:
@@ -116,11 +115,6 @@ def cost_of(query: Query, options: ModbusOptions) -> ExchangeCost:
     return ExchangeCost(
         request=len(query.pdu) + overhead, reply=query.size + overhead, gap_s=options.silence_s
     )
-
-
-def _only_rtu(framing: Framing) -> None:
-    if framing != "rtu":
-        raise ValueError("the guardian speaks Modbus RTU, not Modbus TCP")
 
 
 def _read_back(unit: int, field: RegisterField, options: ModbusOptions) -> ReadBack | None:
@@ -132,6 +126,7 @@ def _read_back(unit: int, field: RegisterField, options: ModbusOptions) -> ReadB
         field.word_order or options.word_order,
         gain=field.scale,
         offset=field.offset,
+        framing=options.framing,
     )
 
 

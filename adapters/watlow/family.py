@@ -107,14 +107,18 @@ class WatlowFamily:
             raise ValueError(f"{spec.name}.{write.field} cannot be written")
         if not LOWEST_SETPOINT <= value <= HIGHEST_SETPOINT:
             raise ValueError(f"{spec.name}: {write.value:g} degC is beyond any controller's")
-        if options.framing != "rtu":
-            raise ValueError("the guardian speaks Modbus RTU, not Modbus TCP")
         talk = Conversation(unit_of(spec), options.word_order, places=options.places)
         gain, offset = scale_to_degC(options.unit)
         read = read_back_of(
-            talk.read_setpoint, "float32", options.word_order, gain=gain, offset=offset
+            talk.read_setpoint,
+            "float32",
+            options.word_order,
+            gain=gain,
+            offset=offset,
+            framing=options.framing,
         )
-        return safe_write_of(talk.write_setpoint(value), read, gap_s=options.gap_s)
+        query = talk.write_setpoint(value)
+        return safe_write_of(query, read, gap_s=options.silence_s, framing=options.framing)
 
 
 def _cost(query: Query, options: WatlowOptions, per_poll: float) -> ExchangeCost:

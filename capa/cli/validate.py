@@ -116,6 +116,7 @@ def _profile(file: Path) -> "tuple[_Verdict, HardwareProfile | None]":
     """Check a profile; it is None if it can't be used."""
     from capa.config.load import inspect_profile
     from capa.config.problems import ProblemsError
+    from capa.runtime.safe_plan import unguarded_problems
 
     try:
         profile, problems = inspect_profile(file)
@@ -123,6 +124,7 @@ def _profile(file: Path) -> "tuple[_Verdict, HardwareProfile | None]":
         return _Verdict(error.problems), None
     if profile is None or any(problem.blocking for problem in problems):
         return _Verdict(problems), None
+    problems = [*problems, *unguarded_problems(profile, file=file)]
     counts = (
         f"{len(profile.devices)} devices on {len(profile.links)} links, "
         f"{len(profile.channels)} channels, {len(profile.safe_state)} safe-state stages"

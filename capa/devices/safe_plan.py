@@ -35,11 +35,13 @@ class Exactly:
 class ModbusFrame:
     """A frame of ``length`` bytes that begins with ``prefix`` and ends with its Modbus CRC.
 
-    The prefix is the unit and the function at the least: a refusal is recognised by them.
+    The prefix is the unit and the function at the least: a refusal is recognised by them. With
+    ``tcp`` it is a frame of Modbus TCP: no CRC, and the prefix begins with the whole header.
     """
 
     prefix: bytes
     length: int
+    tcp: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,13 +10,15 @@ import binascii
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from capa.channels.registry import Binding, ChannelRegistry
 from capa.config.hardware import HardwareProfile
+from capa.config.problems import Problem
 from capa.devices.adapter import AdapterFamily, FieldWrite
+from capa.devices.registry import load_families
 from capa.devices.safe_plan import CompilesSafeWrites, ReadBack, ReplyShape, SafeWrite
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.storage.atomic import write_atomically
@@ -28,6 +30,7 @@ __all__ = [
     "SafePlan",
     "compile_safe_plan",
     "compile_write",
+    "unguarded_problems",
 ]
 
 PLAN_FILE = "safe_plan.json"
@@ -132,6 +135,26 @@ def compile_safe_plan(
         },
         tuple(missing),
     )
+
+
+def unguarded_problems(profile: HardwareProfile, *, file: Path) -> list[Problem]:
+    """Return a warning for each output of stage one that the guardian can't drive.
+
+    Raises:
+        CapaError: the installation is damaged.
+    """
+    families = load_families({device.adapter for device in profile.devices})
+    plan = compile_safe_plan(profile, families, written_utc=datetime.now(UTC))
+    return [
+        Problem(
+            "safe_plan.not_compiled",
+            f"{lack}; when capad is gone it stays as it is until capad is back",
+            blocking=False,
+            file=str(file),
+            where=f"channel {lack.channel}",
+        )
+        for lack in plan.not_compiled
+    ]
 
 
 def _link(spec: LinkSpec) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import pytest
 
 from capad.guard import plan_in
 from tests.support.daemon_process import (
+    DEMO_PROFILE,
     REPOSITORY,
     Twin,
     method_toml,
@@ -19,6 +20,13 @@ from tests.support.daemon_process import (
     running_twin,
 )
 from tests.support.polling import eventually
+
+SERIAL = """\
+transport = "serial"
+port = "/dev/serial/by-id/usb-FTDI_USB-RS485_Cable_FTFURN01-if00-port0"
+baud = 38400"""
+GATEWAY = 'transport = "tcp"\nport = "192.168.7.20:502"\n#'
+FRAMING = 'options.framing = "tcp"\n'
 
 
 @pytest.fixture
@@ -58,6 +66,22 @@ def test_a_killed_daemons_rig_is_made_safe_by_the_guardian_and_the_run_says_so(
         assert "heater.setpoint = 20 proven" in (job / "report.txt").read_text()
         bundle = next(daemon.runs.glob("2*"))
     assert json.loads((bundle / "manifest.json").read_text())["guard"]["exit_code"] == 0
+
+
+def test_a_furnace_behind_a_gateway_of_modbus_tcp_is_made_safe_too(tmp_path: Path) -> None:
+    profile = tmp_path / "gateway.toml"
+    text = DEMO_PROFILE.read_text().replace(SERIAL, GATEWAY)
+    profile.write_text(text.replace('adapter = "watlow"\n', 'adapter = "watlow"\n' + FRAMING))
+    with running_twin(tmp_path / "twin", profile) as twin:
+        with running_daemon(tmp_path, twin.profile) as daemon:
+            daemon.drop("long.method.toml", method_toml(hold_s=600))
+            daemon.wait_setpoint(twin, above=99)
+            daemon.send(signal.SIGKILL)
+            daemon.wait_end()
+        assert twin.setpoint() > 99
+        done = guard(tmp_path)
+        assert "heater.setpoint = 20: proven" in done.stderr
+        assert twin.setpoint() == pytest.approx(20.0, abs=0.01)
 
 
 def test_verdicts_from_before_a_run_are_not_that_runs(tmp_path: Path, twin: Twin) -> None:

@@ -119,6 +119,7 @@ def test_check_prints_the_settings_in_force(tmp_path: Path) -> None:
     done = _once(tmp_path, "--check", "--hardware", str(DEMO_PROFILE))
     assert done.returncode == 0
     assert f"rig.profile = '{DEMO_PROFILE}'" in done.stdout
+    assert "capa devices check" in done.stdout
 
 
 def _once(folder: Path, *flags: str) -> "subprocess.CompletedProcess[str]":

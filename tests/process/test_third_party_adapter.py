@@ -83,7 +83,10 @@ def test_a_profile_with_a_third_partys_instrument_is_checked_like_any_other(
     good, bad = box.folder / "good.toml", box.folder / "bad.toml"
     good.write_text(PROFILE, encoding="utf-8")
     bad.write_text(PROFILE.replace("address = 3", 'address = "A"'), encoding="utf-8")
-    run(box, "-m", "capa.cli.main", "validate", str(good))
+    told = run(box, "-m", "capa.cli.main", "validate", str(good))
+    assert "pump.rate of pump cannot be compiled for capad-guard: the adapter 'dosing_pump'" in told
+    checked = run(box, "-m", "capad.main", "--check", "--hardware", str(good))
+    assert "has no safe_write; when capad is gone it stays as it is" in checked
     said = run(box, "-m", "capa.cli.main", "validate", str(bad), fails=True)
     assert "a pump has a number from 1 to 99" in said
     listed = "from capa.devices.registry import family_names; import json; "

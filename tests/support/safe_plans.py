@@ -16,7 +16,7 @@ from capa.devices.adapter import AdapterFamily
 from capa.devices.spec import DeviceSpec
 from capa.runtime.safe_plan import SafePlan, compile_safe_plan, compile_write
 
-__all__ = ["FAMILIES", "RIG", "WHEN", "plan_of", "plan_of_twin", "write_of"]
+__all__ = ["FAMILIES", "RIG", "WHEN", "plan_of", "plan_of_twin", "profile_of", "write_of"]
 
 FAMILIES: Mapping[str, AdapterFamily] = {
     family.name: family for family in (WATLOW, ALICAT, MODBUS, SARTORIUS)

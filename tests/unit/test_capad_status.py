@@ -76,6 +76,11 @@ def test_what_stands_in_the_way_is_in_the_line() -> None:
     assert "TROUBLE: disk full" in line
 
 
+def test_an_output_that_the_guardian_cannot_reach_is_in_the_line_for_good() -> None:
+    line = status_line(Snapshot("IDLE", unguarded=("purge.flow",)))
+    assert "capad-guard can't reach purge.flow" in line
+
+
 def test_an_output_that_is_not_known_to_be_safe_is_named() -> None:
     verdicts = {
         "heater.setpoint": verdict(Verdict.UNREACHABLE),

@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import MockClock
 
+from adapters.links.link import StreamLink
 from adapters.twin.plant import Plant
 from capa.devices.adapter import AdapterFamily, FieldInfo, FieldWrite
 from capa.devices.link import Priority
 from capa.devices.spec import DeviceSpec
-from capa.runtime.safe_plan import PLAN_FILE
+from capa.runtime.parts import Parts
+from capa.runtime.safe_plan import PLAN_FILE, unguarded_problems
 from capad.guard import PlanError, number_in, plan_in, reply_in
+from capad.guarding import Guarding
 from tests.support.direct_link import DirectLink
-from tests.support.safe_plans import FAMILIES, RIG, plan_of, write_of
+from tests.support.safe_plans import FAMILIES, RIG, plan_of, profile_of, write_of
 
 OPENING = {
     "address": 10,
@@ -33,6 +37,7 @@ OPENING = {
 DEVICES: Mapping[str, tuple[str, dict[str, Any], str]] = {
     "watlow in degF": ("watlow", {}, "setpoint"),
     "watlow in degC": ("watlow", {"wire_unit": "degC", "word_order": "high_low"}, "setpoint"),
+    "watlow over Modbus TCP": ("watlow", {"framing": "tcp"}, "setpoint"),
     "alicat S": ("alicat", {}, "setpoint"),
     "alicat LS": ("alicat", {"setpoint_command": "LS"}, "setpoint"),
     "int32": ("modbus", {"fields": {"opening": OPENING}}, "opening"),
@@ -42,6 +47,7 @@ DEVICES: Mapping[str, tuple[str, dict[str, Any], str]] = {
         "opening",
     ),
     "int16": ("modbus", {"fields": {"opening": OPENING | {"type": "int16"}}}, "opening"),
+    "over Modbus TCP": ("modbus", {"fields": {"opening": OPENING}, "framing": "tcp"}, "opening"),
     "float32": ("modbus", {"fields": {"opening": OPENING | {"type": "float32"}}}, "opening"),
 }
 
@@ -66,6 +72,11 @@ def driven(spec: DeviceSpec, write: FieldWrite) -> tuple[list[bytes], float | No
     return trio.run(drive, clock=MockClock(autojump_threshold=0))
 
 
+def plain(spec: DeviceSpec, frame: bytes) -> bytes:
+    """A frame without the transaction number that whoever sends it counts for itself."""
+    return frame[2:] if spec.options.get("framing") == "tcp" else frame
+
+
 @pytest.mark.parametrize("name", DEVICES)
 @given(value=st.floats(0, 100).map(lambda x: round(x, 1)))
 def test_the_compiled_bytes_are_the_drivers_own(name: str, value: float) -> None:
@@ -73,7 +84,7 @@ def test_the_compiled_bytes_are_the_drivers_own(name: str, value: float) -> None
     sent, _ = driven(spec, FieldWrite(field, value))
     write = write_of(spec, field, value)
     compiled = [bytes.fromhex(write["request"]), bytes.fromhex(write["read_back"]["request"])]
-    assert compiled[: len(sent)] == sent
+    assert [plain(spec, one) for one in compiled[: len(sent)]] == [plain(spec, o) for o in sent]
 
 
 @pytest.mark.parametrize("name", DEVICES)
@@ -144,6 +155,21 @@ def test_a_value_that_the_driver_would_refuse_is_named_as_not_compiled() -> None
         "purge: 501 sccm is not within 0 and full_scale = 500"
     ]
     assert plan.document["not_compiled"][0]["channel"] == "purge.flow"
+
+
+def test_what_is_not_compiled_is_told_at_the_desk_and_at_the_start(tmp_path: Path) -> None:
+    text = RIG.replace('"purge.flow" = 50.0', '"purge.flow" = 501.0')
+    file = tmp_path / "rig.toml"
+    (problem,) = unguarded_problems(profile_of(text), file=file)
+    assert not problem.blocking
+    assert "stays as it is until capad is back" in problem.message
+    guarding = Guarding(tmp_path, log=structlog.get_logger())
+    profile, unused = profile_of(text), Path()
+    (words,) = guarding.prepare(
+        Parts(profile, unused, text, FAMILIES, {}, StreamLink, {}), simulated=False
+    )
+    assert "purge.flow of purge cannot be compiled" in words
+    assert guarding.lacking == ("purge.flow",)
 
 
 class Plain:

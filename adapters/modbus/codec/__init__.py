@@ -16,6 +16,7 @@ from adapters.modbus.codec.tcp import (
     TcpRequest,
     TcpRequestCollector,
     encode_tcp_request,
+    tcp_reply_prefix,
 )
 from adapters.modbus.codec.values import (
     MAX_READ,
@@ -78,5 +79,6 @@ __all__ = [
     "encode_reply",
     "encode_request",
     "encode_tcp_request",
+    "tcp_reply_prefix",
     "with_crc",
 ]

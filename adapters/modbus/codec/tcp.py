@@ -11,7 +11,13 @@ from adapters.modbus.codec.rtu import Query
 from adapters.modbus.codec.values import REFUSED, BadRequest, Refusal, Reply, Request
 from capa.errors import FrameError
 
-__all__ = ["TcpReplyCollector", "TcpRequest", "TcpRequestCollector", "encode_tcp_request"]
+__all__ = [
+    "TcpReplyCollector",
+    "TcpRequest",
+    "TcpRequestCollector",
+    "encode_tcp_request",
+    "tcp_reply_prefix",
+]
 
 _HEADER = struct.Struct(">HHHB")
 _LONGEST_PDU = 253
@@ -26,6 +32,12 @@ def encode_tcp_request(query: Query, transaction: int) -> bytes:
     if not 0 <= query.request.unit <= 255:
         raise ValueError(f"Modbus unit {query.request.unit} is not within 0 to 255")
     return _frame(transaction, query.request.unit, query.pdu)
+
+
+def tcp_reply_prefix(query: Query, transaction: int) -> tuple[bytes, int]:
+    """Return what the frame of the reply begins with, and how long it is."""
+    header = _HEADER.pack(transaction, 0, 1 + query.size, query.request.unit)
+    return header + query.head, _HEADER.size + query.size
 
 
 def _frame(transaction: int, unit: int, pdu: bytes) -> bytes:
