@@ -18,11 +18,13 @@ from capa.experiment.procedures.base import (
     ProcedureError,
     ResolvedRecordingPlan,
 )
+from capa.runtime.lag import watch_lag
 from capa.runtime.rig import Rig
 
 __all__ = [
     "PREFLIGHT_BUDGET_S",
     "NoBundleYet",
+    "blocked",
     "is_blocking",
     "make_procedure",
     "plan_recording",
@@ -120,8 +122,22 @@ async def procedure_problems(
     rig: Rig, procedure: Procedure, ctx: ProcedureContext, *, budget_s: float = PREFLIGHT_BUDGET_S
 ) -> list[Problem]:
     """Return what the procedure lacks on this rig, and what it says itself."""
-    problems = _requirement_problems(rig, procedure)
-    return problems + await _own_problems(procedure, ctx, budget_s)
+    problems, lags_s = _requirement_problems(rig, procedure), list[float]()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(watch_lag, lags_s.append, time.perf_counter())
+        problems += await _own_problems(procedure, ctx, budget_s)
+        nursery.cancel_scope.cancel()
+    return problems + [blocked(type(procedure), "preflight", lag_s) for lag_s in lags_s]
+
+
+def blocked(cls: type[Procedure], where: str, lag_s: float) -> Problem:
+    """Name who blocked the loop before the run; not reason enough to refuse it."""
+    return Problem(
+        code="procedure.blocked_loop",
+        message=f"{cls.id}: {where} blocked the loop for {lag_s:.1f} s: nothing on the rig went on",
+        blocking=False,
+        hint="have it compute and read files in anyio.to_thread.run_sync",
+    )
 
 
 def rig_problems(

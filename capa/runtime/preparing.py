@@ -1,5 +1,6 @@
 """From a request to an armed run: the authorization, the checks, the open bundle."""
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from capa.runtime.active import ActiveRun
 from capa.runtime.arming import (
     PREFLIGHT_BUDGET_S,
     NoBundleYet,
+    blocked,
     is_blocking,
     make_procedure,
     plan_recording,
@@ -29,6 +31,7 @@ from capa.runtime.arming import (
 from capa.runtime.device_preflight import check_devices, setting_problems
 from capa.runtime.gate import Gate
 from capa.runtime.inner import InnerRunner
+from capa.runtime.lag import LAG_WARN_S
 from capa.runtime.overriding import overriding
 from capa.runtime.report import RunRequest
 from capa.runtime.rig import Rig
@@ -138,10 +141,14 @@ class Preparing:
 
     async def checked(self, active: ActiveRun, *, budget_s: float) -> Procedure | None:
         """Make the procedure and its context, and collect the problems; None without either."""
-        procedure = self._make_procedure(active, await self._class_of(active))
+        cls, began_s = await self._class_of(active), time.perf_counter()
+        procedure = self._make_procedure(active, cls)
         if procedure is None:
             return None
         plan = plan_recording(procedure, self._rig.registry)
+        if (took_s := time.perf_counter() - began_s) > LAG_WARN_S:
+            where = "from_config or plan_capture"
+            active.problems.append(blocked(type(procedure), where, took_s))
         if isinstance(plan, list):
             active.problems += plan
         else:

@@ -27,14 +27,16 @@ def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "capa.cli.main", "run", *(str(one) for one in arguments)]
 
 
-def capa_run(*arguments: str | Path, env: dict[str, str] | None = None) -> tuple[int, str]:
+def capa_run(
+    *arguments: str | Path, env: dict[str, str] | None = None, cwd: Path = REPOSITORY
+) -> tuple[int, str]:
     done = subprocess.run(
         command(*arguments),
         capture_output=True,
         text=True,
         timeout=60,
         check=False,
-        cwd=REPOSITORY,
+        cwd=cwd,
         env={**os.environ, **(env or {})},
     )
     return done.returncode, done.stdout + done.stderr
@@ -264,8 +266,10 @@ def test_a_batch_on_the_twin_leaves_a_bundle_for_each_replicate(tmp_path: Path) 
         '[procedure]\nid = "capa.builtin.batch"\n'
         '[procedure.config]\nreplicates = 2\nsample_id_template = "PMMA-{index:02}"\n'
     )
-    code, output = capa_run(file, "--twin", "--runs", tmp_path / "runs")
+    told = {"CAPA_RUNS_ROOT": str(tmp_path / "elsewhere")}
+    code, output = capa_run(file, "--twin", "--runs", tmp_path / "runs", env=told)
     assert code == 0, output
+    assert not (tmp_path / "elsewhere").exists(), "--runs wins over CAPA_RUNS_ROOT"
     assert "replicate 2/2: step 1/" in output
     manifests = [
         json.loads((bundle / "manifest.json").read_text())
@@ -274,6 +278,23 @@ def test_a_batch_on_the_twin_leaves_a_bundle_for_each_replicate(tmp_path: Path) 
     assert {one["bundle_status"] for one in manifests} == {"sealed"}
     ids = sorted(str(one["sample"].get("id")) for one in manifests)
     assert ids == ["None", "PMMA-01", "PMMA-02"]
+
+
+@pytest.mark.parametrize("told", [{}, {"CAPA_RUNS_ROOT": ""}], ids=["unset", "empty"])
+def test_where_nobody_says_otherwise_bundles_go_to_runs_in_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, told: dict[str, str]
+) -> None:
+    monkeypatch.delenv("CAPA_RUNS_ROOT", raising=False)
+    file = tmp_path / "files" / "free.experiment.toml"
+    file.parent.mkdir()
+    file.write_text(
+        f'hardware = "{DEMO_PROFILE}"\n[procedure]\nid = "capa.builtin.free_run"\n'
+        "[procedure.config]\nduration_s = 0.2\n"
+    )
+    code, output = capa_run(file, "--twin", env=told, cwd=tmp_path)
+    assert code == 0, output
+    (bundle,) = (tmp_path / "runs").iterdir()
+    assert json.loads((bundle / "manifest.json").read_text())["bundle_status"] == "sealed"
 
 
 def test_a_dry_run_of_a_procedure_without_a_method_tells_its_settings(tmp_path: Path) -> None:

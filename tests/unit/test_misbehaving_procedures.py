@@ -147,6 +147,30 @@ async def test_a_preflight_that_blocks_the_loop_beyond_its_time_is_refused_by_na
     assert "test.script: preflight did not return within 0.3 s" in report.exit_reason
 
 
+async def test_a_block_before_the_run_is_a_warning_in_the_bundle_with_its_name(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    class Blocker(Script):
+        @classmethod
+        def from_config(cls, raw: dict[str, object] | None) -> Self:
+            time.sleep(0.6)
+            return cls()
+
+        async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
+            time.sleep(0.8)  # noqa: ASYNC251 - blocking is what it is here for
+            return []
+
+        async def run(self, ctx: ProcedureContext) -> None:
+            await trio.sleep(1)
+
+    report = await run_of(Blocker, tmp_path)
+    assert report.run_status == "completed"
+    (_, first), (_, second) = events(report, "run.problem")
+    assert first.startswith("test.script: from_config or plan_capture blocked the loop for 0.")
+    assert second.startswith("test.script: preflight blocked the loop for 0.")
+    assert "to_thread.run_sync" in second
+
+
 @pytest.mark.parametrize("grouped", [False, True])
 async def test_a_procedure_that_calls_exit_has_crashed_and_the_daemon_lives(
     autojump_clock: MockClock, tmp_path: Path, *, grouped: bool
