@@ -260,11 +260,15 @@ def _refusal_in(shape: "Json", seen: bytes) -> str | None:
 
 
 class Port:
-    """An open pipe, read and written without blocking."""
+    """An open pipe, read and written without blocking.
 
-    def __init__(self, fd: int, drain_s: float) -> None:
+    ``echoes`` says that its adapter hears what it sends: each request comes back first.
+    """
+
+    def __init__(self, fd: int, drain_s: float, *, echoes: bool = False) -> None:
         self._fd = fd
         self._drain_s = drain_s
+        self._echoes = echoes
         self._last_s = 0.0
         self._poll = select.poll()
         self._poll.register(fd, select.POLLIN)
@@ -298,15 +302,20 @@ class Port:
         """Send a request and wait for its reply, or for a refusal."""
         self.send(request, gap_s)
         until_s = time.monotonic() + timeout_s
-        seen = b""
+        seen, echo = b"", request if self._echoes else b""
         while (left_s := until_s - time.monotonic()) > 0:
             seen = (seen + self._receive(left_s))[-MAX_SEEN:]
+            if echo not in seen:
+                continue
+            seen, echo = seen[seen.find(echo) + len(echo) :], b""
             reply = reply_in(shape, seen)
             if reply is not None:
                 return Answer(reply, "")
             if why := _refusal_in(shape, seen):
                 return Answer(None, why)
         heard = f"{seen[-64:]!r} is no reply to it" if seen else "not a byte came"
+        if echo:
+            heard += ", not even its echo (local_echo)"
         return Answer(None, f"no reply within {timeout_s:g} s: {heard}")
 
     def _receive(self, timeout_s: float) -> bytes:
@@ -337,7 +346,8 @@ class BusyError(OSError):
 
 def _open(link: "Json", *, force: bool, left_s: float) -> Port:
     if link["transport"] == "tcp":
-        return Port(_connect(link["port"], left_s), link["drain_s"])
+        fd = _connect(link["port"], left_s)
+        return Port(fd, link["drain_s"], echoes=link.get("local_echo", False))
     fd = os.open(link["port"], os.O_RDWR | os.O_NOCTTY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
         _lock(fd, force=force)
@@ -345,7 +355,7 @@ def _open(link: "Json", *, force: bool, left_s: float) -> Port:
     except BaseException:
         os.close(fd)
         raise
-    return Port(fd, link["drain_s"])
+    return Port(fd, link["drain_s"], echoes=link.get("local_echo", False))
 
 
 def _lock(fd: int, *, force: bool) -> None:

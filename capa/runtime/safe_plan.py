@@ -170,6 +170,7 @@ def _link(spec: LinkSpec) -> dict[str, Any]:
         "reply_timeout_s": spec.reply_timeout_s,
         "gap_s": spec.gap_s,
         "drain_s": DRAIN_S,
+        "local_echo": spec.local_echo,
         "writes": [],
     }
 

@@ -35,6 +35,16 @@ def rig(tmp_path: Path) -> Iterator[Guarded]:
         yield Guarded(twin, tmp_path / "run")
 
 
+ECHOING = (
+    RIG.replace("reply_timeout_s = 0.2", "reply_timeout_s = 0.2\nlocal_echo = true")
+    .replace(
+        'type = "uint16"\nscale = 0.1\nunit = "%"', 'register = "coil"\ntype = "bit"\nunit = "1"'
+    )
+    .replace('unit = "%"', 'unit = "1"')
+    .replace('"valve.opening" = 30.0', '"valve.opening" = 1.0')
+)
+"""Every adapter hears itself; the valve is a coil, whose acceptance is the request once more."""
+
 ALL = {"heater.setpoint": "proven", "purge.flow": "proven", "valve.opening": "commanded"}
 
 
@@ -89,6 +99,37 @@ def test_garbage_before_every_reply_does_not_hide_the_proof(rig: Guarded) -> Non
     rig.fault("noise", link="gas", value=5)
     assert rig.run().returncode == 3
     assert rig.words() == ALL
+
+
+@pytest.fixture
+def echoing(tmp_path: Path) -> Iterator[Guarded]:
+    profile = tmp_path / "rig.toml"
+    profile.write_text(ECHOING)
+    (tmp_path / "run").mkdir()
+    with running_twin(profile, tmp_path / "twin") as twin:
+        guarded = Guarded(twin, tmp_path / "run")
+        for link in ("heat", "gas"):
+            guarded.fault("echo", link=link)
+        yield guarded
+
+
+def test_adapters_that_hear_themselves_do_not_hide_the_proof(echoing: Guarded) -> None:
+    assert echoing.run().returncode == 3
+    assert echoing.words() == ALL
+
+
+def test_the_echo_of_a_write_is_no_acceptance_of_it(echoing: Guarded) -> None:
+    echoing.fault("mute", device="valve")
+    echoing.fault("mute", device="purge")
+    assert echoing.run().returncode == 4
+    unreachable = {"valve.opening": "unreachable", "purge.flow": "unreachable"}
+    assert echoing.words() == ALL | unreachable
+
+
+def test_an_adapter_that_does_not_echo_as_the_profile_says_is_told_of(echoing: Guarded) -> None:
+    echoing.fault("echo", link="heat", active=False)
+    assert echoing.run().returncode == 4
+    assert "not even its echo" in echoing.verdicts()["heater.setpoint"]["detail"]
 
 
 def test_replies_that_come_late_still_prove_it_within_the_deadline(rig: Guarded) -> None:
