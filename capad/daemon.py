@@ -87,9 +87,8 @@ class Daemon:
         service = self._service
 
         def idle() -> bool:
-            spool = service.spool
-            scanned = spool is not None and spool.scanned.is_set()
-            return scanned and service.phase == "IDLE" and service.current is None
+            # On a full disk what was interrupted can't be settled: room must be made before.
+            return service.phase == "IDLE" and service.current is None
 
         return Housekeeping(service.settings.runs, idle=idle, log=service.log)
 

@@ -133,7 +133,11 @@ def _report(job: Job, runs_root: Path, guard: GuardReport | None) -> Report:
 
 def _settle(folders: SpoolFolders, job: Job, report: Report) -> None:
     folders.report(job, report.as_json(), report.as_text())
-    folders.move(job, report.outcome, report.summary)
+    try:
+        folders.move(job, report.outcome, report.summary)
+    except OSError:
+        if folders.found_in(job, report.outcome) is None:
+            raise
 
 
 def _manifest(path: Path) -> Manifest | None:

@@ -100,6 +100,8 @@ def of_run(job: Job, run: RunReport) -> Report:
     good = run.run_status == "completed" and run.bundle_status == "sealed"
     summary = f"{run.run_status}: {run.exit_reason}; bundle {run.bundle_status}"
     advice = [f"Bundle: {run.bundle}"]
+    if run.bundle_status != "sealed":
+        advice.append(f"It is not sealed: capa bundle finalize {run.bundle}")
     if run.run_status in ("aborted", "crashed"):
         advice.append("The queue is held: read why, then remove the file spool/hold.")
     state = JobState.DONE if good else JobState.FAILED

@@ -143,9 +143,11 @@ class Spool:
             with trio.move_on_after(0.5):
                 await self.changed.wait()
 
-    async def put_back(self, job: Job, prepared: Prepared, note: str) -> None:
-        """Return a job that could not be armed to its place in the queue."""
-        back = await self._blocking(partial(self._folders.move, job, JobState.QUEUED, note))
+    async def put_back(
+        self, job: Job, prepared: Prepared, note: str, *, stopping: Callable[[], bool]
+    ) -> None:
+        """Return a job that could not be armed to its place in the queue; tried like ``finish``."""
+        back = await self._insist(partial(self._move, job, JobState.QUEUED, note), stopping)
         if back is not None:
             self._queue.insert(0, (back, prepared))
 
@@ -159,19 +161,23 @@ class Spool:
         self, job: Job, to: JobState, report: Report, *, stopping: Callable[[], bool]
     ) -> None:
         """Move a job to where it ends, with its report; tried until the disk takes it."""
+        await self._insist(partial(self._finish, job, to, report), stopping)
+
+    async def _insist(self, act: Callable[[], Job], stopping: Callable[[], bool]) -> Job | None:
+        """Move a job, as often as it takes; None if the daemon is to end and the disk refuses."""
         tries = 0
         while True:
             try:
-                await trio.to_thread.run_sync(self._finish, job, to, report)
+                moved = await trio.to_thread.run_sync(act)
             except OSError as error:
                 tries += 1
-                self.in_trouble(error, f"job {job.id} can't be moved to {to}/")
+                self.in_trouble(error, "a job can't be moved out of active/")
                 if stopping() and tries >= _FINISH_TRIES_WHEN_STOPPING:
-                    return
+                    return None
                 await trio.sleep(min(1.0, self._settings.rescan_s))
             else:
                 self.changed.set()
-                return
+                return moved
 
     @property
     def held(self) -> str | None:
@@ -229,7 +235,7 @@ class Spool:
             taken = await trio.to_thread.run_sync(self._claim_and_check, name, stamp)
         except OSError as error:
             self._left_behind = True
-            return self.in_trouble(error, f"{shown_name(name)} can't be claimed")
+            return self.in_trouble(error, f"{shown_name(name)} can't be moved to queued/")
         self._settling.forget(name)
         if taken is not None:
             self._admit(taken)
@@ -304,7 +310,7 @@ class Spool:
 
     async def _activate(self, job: Job) -> Job | None:
         try:
-            return await trio.to_thread.run_sync(self._folders.move, job, JobState.ACTIVE)
+            return await trio.to_thread.run_sync(self._start, job)
         except FileNotFoundError:
             self._log.warning("job.gone", job=job.id, message="removed from queued/ by hand")
         except OSError as error:
@@ -312,15 +318,32 @@ class Spool:
             raise
         return None
 
-    def _finish(self, job: Job, to: JobState, report: Report) -> None:
+    def _start(self, job: Job) -> Job:
+        return self._folders.found_in(job, JobState.ACTIVE) or self._folders.move(
+            job, JobState.ACTIVE
+        )
+
+    def _finish(self, job: Job, to: JobState, report: Report) -> Job:
         """Report, then move; a full disk costs the report and the history, not the move."""
+        if (there := self._folders.found_in(job, to)) is not None:
+            return there
         try:
             self._folders.report(job, report.as_json(), report.as_text())
-            self._folders.move(job, to, report.summary)
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            self._folders.move(job, to, report.summary, record=False)
+        return self._move(job, to, report.summary)
+
+    def _move(self, job: Job, to: JobState, note: str) -> Job:
+        """Move a job; a full disk costs the line of its history, not the move."""
+        if (there := self._folders.found_in(job, to)) is not None:
+            return there
+        try:
+            return self._folders.move(job, to, note)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            return self._folders.move(job, to, note, record=False)
 
     async def _blocking(self, act: Callable[[], Job]) -> Job | None:
         try:

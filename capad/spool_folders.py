@@ -126,17 +126,22 @@ class SpoolFolders:
         try:
             _rename(source, target)
         except FileNotFoundError:
-            staged.rmdir()
+            self._give_up(staged)
             return None
         except OSError:
-            staged.rmdir()
+            self._give_up(staged)
             raise
         if not _stamp(target.lstat(), 0).same_as(stamp) and _given_back(target, source):
-            staged.rmdir()
+            self._give_up(staged)
             return None
         fsync_dir(staged)
         fsync_dir(self.incoming)
         return self._admit(staged, name, stamp.changed_ns)
+
+    def _give_up(self, staged: Path) -> None:
+        """Take back a claim, and its number: a file that can't be moved is tried for days."""
+        staged.rmdir()
+        self._next_sequence -= 1
 
     def complete_staged(self) -> list[Job]:
         """Finish what a kill or a full disk interrupted between the rename and the queue."""
@@ -173,8 +178,13 @@ class SpoolFolders:
         for folder in sorted((self.root / state).iterdir()):
             if sequence_of(folder.name) is None:
                 continue
-            with suppress(FileNotFoundError, KeyError, TypeError, ValueError):
-                yield Job.from_json(json.loads((folder / JOB_FILE).read_bytes()), state)
+            if (job := self._read_job(folder, state)) is not None:
+                yield job
+
+    def _read_job(self, folder: Path, state: JobState) -> Job | None:
+        with suppress(FileNotFoundError, KeyError, TypeError, ValueError):
+            return Job.from_json(json.loads((folder / JOB_FILE).read_bytes()), state)
+        return None
 
     def content(self, job: Job) -> bytes:
         """Read the dropped file, if it may be run at all.
@@ -219,6 +229,16 @@ class SpoolFolders:
         fsync_dir(self.root / job.state)
         fsync_dir(self.root / state)
         return replace(after, state=state)
+
+    def found_in(self, job: Job, state: JobState) -> Job | None:
+        """Return the job as it is in another state, if that is where its folder is by now.
+
+        A disk in trouble may do a rename and then fail: what came of it is looked at.
+        """
+        if self.path(job).exists() or not (self.root / state / job.id).exists():
+            return None
+        there = replace(job, state=state)
+        return self._read_job(self.path(there), state) or there
 
     def save(self, job: Job) -> Job:
         """Write ``job.json`` again."""

@@ -22,6 +22,7 @@ __all__ = ["Working"]
 
 ABORTED, NOT_VERIFIED = 1, 3
 _RIG_CODES = frozenset({"rig.device_silent", "rig.tripped", "rig.alarm", "rig.safe_state_kept"})
+_DISK_CODES = frozenset({"bundle.open_failed"})
 
 
 class Working:
@@ -158,7 +159,10 @@ class Working:
         if run.verdicts:
             service.made_safe(run.verdicts)
         service.enter("STOPPING" if service.stopping else "IDLE", self._waiting_text())
-        if _only_the_rig(run):
+        if _refused_for(run, _RIG_CODES):
+            await self._put_back(spool, job, prepared, run)
+        elif _refused_for(run, _DISK_CODES):
+            await spool.hold(f"no bundle can be made: {run.exit_reason}")
             await self._put_back(spool, job, prepared, run)
         else:
             await self._conclude(spool, of_run(job, run))
@@ -186,12 +190,14 @@ class Working:
         self._say_idle()
 
     async def _put_back(self, spool: Spool, job: Job, prepared: Prepared, run: RunReport) -> None:
-        """The rig went silent between the look and the arming: the job keeps its place."""
+        """The rig went silent before the arming, or the disk refuses: the job keeps its place."""
         service = self._service
         text = f"{shown_name(job.name)} waits: {run.exit_reason}"
         service.log.warning("job.put_back", job=job.id, message=text)
         service.console.waiting(text)
-        await spool.put_back(job, prepared, run.exit_reason)
+        await spool.put_back(
+            job, prepared, run.exit_reason, stopping=lambda: bool(service.stopping)
+        )
         service.enter("IDLE", self._waiting_text())
 
     async def _follow(self, spool: Spool, conductor: Conductor, job: Job) -> None:
@@ -262,11 +268,11 @@ async def _warm(parts: Parts) -> None:
         await trio.to_thread.run_sync(parts.procedures.warm, abandon_on_cancel=True)
 
 
-def _only_the_rig(run: RunReport) -> bool:
-    """Whether arming was refused for reasons that lie in the rig and may pass."""
+def _refused_for(run: RunReport, codes: frozenset[str]) -> bool:
+    """Whether arming was refused for nothing but these: they lie in no job, and may pass."""
     blocking = [problem for problem in run.problems if problem.blocking]
     refused = run.run_status == "refused"
-    return refused and bool(blocking) and all(p.code in _RIG_CODES for p in blocking)
+    return refused and bool(blocking) and all(p.code in codes for p in blocking)
 
 
 def _exit_code(report: Report) -> int:

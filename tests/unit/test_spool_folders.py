@@ -1,5 +1,6 @@
 """The spool on disk: claims, moves, refusals; what a kill leaves half-done is completed."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -173,3 +174,38 @@ def test_every_move_is_in_the_jobs_history(folders: SpoolFolders) -> None:
         ("active", ""),
         ("failed", "aborted"),
     ]
+
+
+def test_a_file_that_cannot_be_moved_uses_up_no_numbers(
+    folders: SpoolFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(folders, "a.method.toml")
+    honest = Path.rename
+
+    def refused(self: Path, target: Path) -> Path:
+        raise PermissionError(errno.EPERM, "Operation not permitted", str(self))
+
+    monkeypatch.setattr(Path, "rename", refused)
+    for _ in range(3):
+        with pytest.raises(PermissionError):
+            claim(folders, "a.method.toml")
+    monkeypatch.setattr(Path, "rename", honest)
+    assert claim(folders, "a.method.toml").id.startswith("000001-")
+
+
+def test_what_a_killed_writer_left_half_written_goes_at_the_next_start(tmp_path: Path) -> None:
+    folders = SpoolFolders(tmp_path / "spool", max_bytes=1000)
+    folders.prepare()
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+    left = [
+        folders.root / ".hold.0badcafe.capa-tmp",
+        folders.path(job) / ".job.json.0badcafe.capa-tmp",
+    ]
+    theirs = folders.incoming / ".mine.0badcafe.capa-tmp"
+    for path in (*left, theirs):
+        path.write_text("{")
+    SpoolFolders(tmp_path / "spool", max_bytes=1000).prepare()
+    assert not any(path.exists() for path in left)
+    assert theirs.exists()
+    assert [one.id for one in folders.jobs(JobState.QUEUED)] == [job.id]

@@ -1,16 +1,22 @@
 """The queue itself: who is next, and what a jump of the clock does to those who wait."""
 
+import errno
+import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 import structlog
+import trio
+from trio.testing import MockClock
 
 from capa.config.experiment import ExperimentConfig
+from capa.storage.atomic import fsync_dir
 from capad import spool as spool_module
-from capad import turns
+from capad import spool_folders, turns
 from capad.intake import Prepared
 from capad.jobs import Job, JobState
+from capad.reports import before_arming
 from capad.settings import SpoolSettings
 from capad.spool import Spool
 from capad.spool_folders import SpoolFolders
@@ -130,3 +136,52 @@ async def test_a_time_that_comes_by_itself_holds_nothing(tmp_path: Path, clocks:
     await spool._round()
     assert spool.held is None
     assert await next_name(spool) == "0"
+
+
+@pytest.mark.parametrize("trouble", [errno.ENOSPC, errno.EIO])
+@pytest.mark.parametrize("where", ["save", "fsync"])
+async def test_a_job_that_goes_back_or_ends_on_a_bad_disk_gets_there_once_and_is_next_again(
+    tmp_path: Path,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+    trouble: int,
+    where: str,
+) -> None:
+    spool = await filled(tmp_path, "0 -", "0 -")
+    job, prepared = await spool.next(lambda: False)
+    failures = 2
+
+    def fail() -> None:
+        nonlocal failures
+        if failures:
+            failures -= 1
+            raise OSError(trouble, "bad")
+
+    honest_save = SpoolFolders.save
+
+    def save(folders: SpoolFolders, saved: Job) -> Job:
+        fail()
+        return honest_save(folders, saved)
+
+    def sync(path: Path) -> None:
+        fail()
+        fsync_dir(path)
+
+    if where == "save":
+        monkeypatch.setattr(SpoolFolders, "save", save)
+    else:
+        monkeypatch.setattr(spool_folders, "fsync_dir", sync)
+    with trio.fail_after(60):
+        await spool.put_back(job, prepared, "no bundle can be made", stopping=lambda: False)
+        assert spool.queued[0].id == job.id
+        failures = 2
+        again, _ = await spool.next(lambda: False)
+        report = before_arming(again, "stopped")
+        await spool.finish(again, JobState.FAILED, report, stopping=lambda: False)
+    assert again.id == job.id
+    told = json.loads((tmp_path / "spool" / "failed" / job.id / "job.json").read_text())
+    states = [entry["state"] for entry in told["history"]]
+    if trouble == errno.EIO:
+        assert states == ["queued", "active", "queued", "active", "failed"]
+    assert [path.name for path in (tmp_path / "spool" / "failed").iterdir()] == [job.id]
+    assert [path.name for path in (tmp_path / "spool" / "active").iterdir()] == []
