@@ -76,8 +76,7 @@ class Safing:
             if not answers:
                 detail = bench.rig.health(name).detail
                 text = f"{name} does not answer ({detail}); it may be missing (required = false)"
-                service.log.warning("device.missing", device=name, message=text)
-                service.console.say(text)
+                service.warn("device.missing", text, device=name)
 
     async def leave_safe(self, bench: Bench) -> None:
         """Before the links close: once more, and for the last time, the safe state."""
@@ -86,8 +85,7 @@ class Safing:
             service.enter("STOPPING", "driving the safe state")
         await self._drive(bench)
         left = await bench.stages.leave()
-        if left and service.stopping:
+        if left and service.stopping and not service.options.twin:  # a twin ends with the process
             text = f"still due: {left}; the next start goes on with it, capad-guard does not"
-            service.log.warning("safe_state.left", message=text)
-            service.console.say(text)
+            service.warn("safe_state.left", text)
         service.supervisor.refresh()

@@ -167,6 +167,12 @@ class Service:
         silent = {name for name in needed if not bench.rig.answers(name)}
         return tuple(sorted(silent | self.unsafe_devices(bench)))
 
+    def warn(self, event: str, text: str, **keys: str) -> None:
+        """Warn once: a person at the terminal, else the journal. A terminal shows warnings, too."""
+        told = self.log.warning if self.console.is_silent else self.log.info
+        told(event, message=text, **keys)
+        self.console.say(text)
+
     def enter(self, phase: str, doing: str) -> None:
         """Begin another phase, and say so."""
         self.phase, self.doing = phase, doing

@@ -31,6 +31,11 @@ class RunConsole:
         self._waiting = ""
         self._run_id = ""
 
+    @property
+    def is_silent(self) -> bool:
+        """Whether nobody reads it."""
+        return self._out is None
+
     def say(self, text: str) -> None:
         """Write a line; a reader that went away is no reason to stop."""
         self._write(f"{_CLEAR if self._in_place else ''}{text}\n")

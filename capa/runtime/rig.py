@@ -344,16 +344,19 @@ async def open_rig(
         unit.question_s = costs[unit.spec.link]
     file = profile.name if profile_file is None else profile_file
     rig = Rig(profile, registry, links, units, profile_file=file, log=log)
-    async with trio.open_nursery() as nursery:
+    async with trio.open_nursery() as wires:
         for name, link in links.items():
             link.on_change = partial(rig._link_changed, name)  # noqa: SLF001 - its own maker
             # A port that is slow to open must not hold up the others, nor the safe state on them.
-            nursery.start_soon(link.run)  # noqa: ASYNC113
-        for unit in units.values():
-            unit.last_turn_s = trio.current_time()
-            nursery.start_soon(rig._poll, unit)  # noqa: SLF001 - its own maker
-        yield rig
-        nursery.cancel_scope.cancel()
+            wires.start_soon(link.run)  # noqa: ASYNC113
+        # Whoever asks ends before the links do: else a rig that closes looks like one that is lost.
+        async with trio.open_nursery() as asking:
+            for unit in units.values():
+                unit.last_turn_s = trio.current_time()
+                asking.start_soon(rig._poll, unit)  # noqa: SLF001 - its own maker
+            yield rig
+            asking.cancel_scope.cancel()
+        wires.cancel_scope.cancel()
 
 
 def _make_link(

@@ -115,6 +115,17 @@ def test_a_missing_profile_is_a_configuration_error_that_names_it(tmp_path: Path
     assert "none.toml" in done.stderr
 
 
+def test_a_twin_whose_run_is_over_ends_without_a_warning(tmp_path: Path) -> None:
+    """Its furnace is hot, and its purge due; both end with it."""
+    (tmp_path / "spool" / "incoming").mkdir(parents=True)
+    (tmp_path / "spool" / "incoming" / "a.method.toml").write_text(method_toml())
+    done = _once(tmp_path, "--twin")
+    assert done.returncode == 0
+    assert "DONE" in done.stdout
+    assert done.stderr == ""
+    assert "still due" not in done.stdout
+
+
 def test_check_prints_the_settings_in_force(tmp_path: Path) -> None:
     done = _once(tmp_path, "--check", "--hardware", str(DEMO_PROFILE))
     assert done.returncode == 0

@@ -158,3 +158,15 @@ async def test_a_device_whose_cable_was_out_between_two_polls_is_opened_again(
         await trio.sleep(15)
         assert len(opened) == 1
         assert rig.answers("furnace")
+
+
+async def test_a_rig_that_is_closed_in_the_middle_of_a_question_has_lost_no_device(
+    autojump_clock: MockClock,
+) -> None:
+    table = profile().model_dump()
+    for device in table["devices"]:
+        device["twin"] = {"reply_delay_s": 0.09}  # of every tick of 0.1 s
+    async with bench_rig(profile(devices=table["devices"])) as (rig, _):
+        await trio.sleep(3.05)
+        before = {name: rig.health(name).failures for name in ("furnace", "mfc", "balance")}
+    assert {name: rig.health(name).failures for name in before} == before
