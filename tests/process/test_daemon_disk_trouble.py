@@ -1,5 +1,6 @@
 """A disk that is read-only or full: said in the status, tried again, the end of nothing."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -18,9 +19,11 @@ mounts = pytest.mark.skipif(
 )
 
 
-def _on_own_disk(folder: Path, options: str) -> tuple[str, ...]:
+def _on_own_disk(folder: Path, options: str, place: str = "spool") -> tuple[str, ...]:
+    disk = folder / place
+    disk.mkdir(exist_ok=True)
     script = (
-        f"mount -t tmpfs -o {options} tmpfs '{folder}/spool' && mkdir '{folder}/spool/incoming' "
+        f"mount -t tmpfs -o {options} tmpfs '{disk}' && mkdir -p '{folder}/spool/incoming' "
         '&& exec "$@"'
     )
     return ("unshare", "--mount", "--propagation", "private", "bash", "-c", script, "bash")
@@ -66,3 +69,50 @@ def test_a_full_disk_is_said_and_tried_again_and_ends_nothing(twin: Twin, tmp_pa
         assert daemon.process.poll() is None
         ballast.unlink()
         eventually(lambda: list((spool / "done").iterdir()), "it runs after all", say=daemon.log)
+
+
+@mounts
+def test_where_no_bundle_can_be_made_no_job_is_lost_and_the_queue_is_held(
+    twin: Twin, tmp_path: Path
+) -> None:
+    prefix = _on_own_disk(tmp_path, "size=2g", place="runs")  # room for the safety monitor
+    with running_daemon(tmp_path, twin.profile, prefix=prefix) as daemon:
+        _inside(daemon, "mount", "-o", "remount,ro", str(daemon.runs))
+        for name in ("a", "b", "c"):
+            daemon.drop(f"{name}.method.toml", GOOD)
+        assert "no bundle can be made" in daemon.wait_status("HELD")
+        eventually(lambda: len(daemon.jobs("queued")) == 3, "all three wait", say=daemon.log)
+        assert daemon.jobs("rejected") == daemon.jobs("active") == []
+        _inside(daemon, "mount", "-o", "remount,rw", str(daemon.runs))
+        daemon.release()
+        last = daemon.wait_job("done", 3)
+        assert [job.name.split("-")[-1] for job in daemon.jobs("done")] == ["a", "b", "c"]
+        states = [
+            entry["state"] for entry in json.loads((last / "job.json").read_text())["history"]
+        ]
+        assert states == ["queued", "active", "done"]
+
+
+@mounts
+def test_on_one_full_disk_for_spool_and_runs_jobs_wait_until_there_is_room(
+    twin: Twin, tmp_path: Path
+) -> None:
+    box = tmp_path / "box"
+    prefix = _on_own_disk(tmp_path, "size=400m", place="box")
+    flags = ("--spool", str(box / "spool"), "--runs", str(box / "runs"))
+    with running_daemon(tmp_path, twin.profile, *flags, prefix=prefix) as daemon:
+        inside = Path(f"/proc/{daemon.process.pid}/root{box}")
+        spool, ballast = inside / "spool", inside / "ballast"
+        eventually(lambda: (spool / "done").is_dir(), "it is prepared", say=daemon.log)
+        (spool / "incoming" / ".aside").write_text(GOOD)
+        daemon.wait_status("IDLE")
+        with ballast.open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(inside).free)
+        (spool / "incoming" / ".aside").rename(spool / "incoming" / "a.method.toml")
+        daemon.wait_status("runs disk free")
+        daemon.wait_status("the disk is full")
+        assert not list((spool / "rejected").iterdir())
+        ballast.unlink()
+        eventually(
+            lambda: list((spool / "done").iterdir()), "it runs", within_s=40, say=daemon.log
+        )
