@@ -68,6 +68,7 @@ class Daemon:
             nursery.start_soon(service.supervisor.run)
             parts = await trio.to_thread.run_sync(self._load)
             service.spool = self._working.make_spool(parts)
+            service.safety.release = service.spool.release
             for lock in locks:
                 await trio.to_thread.run_sync(lock.acquire)
                 nursery.start_soon(lock.keep)

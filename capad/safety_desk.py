@@ -1,7 +1,7 @@
 """The daemon's side of safety: who watches, where trips are kept, and who may ask for what."""
 
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,8 @@ class SafetyDesk:
         self._store = TripStore(settings.spool.root.parent)
         self.trips = Trips(log=log)
         self.monitor: SafetyMonitor | None = None
+        self.release: Callable[[str], Awaitable[str]] | None = None
+        """Lets the queue go on, in somebody's name; the spool's."""
 
     async def load(self) -> None:
         """Take up what was latched when the last process ended."""
@@ -100,13 +102,15 @@ class SafetyDesk:
         while True:
             try:
                 for request in await trio.to_thread.run_sync(take, box):
-                    reply = self._reply(request)
+                    reply = await self._reply(request)
                     await trio.to_thread.run_sync(answer, box, request.id, reply)
             except OSError as error:
                 self._log.warning("safety.requests_failed", message=str(error))
             await trio.sleep(_LOOK_S)
 
-    def _reply(self, request: SafetyRequest) -> dict[str, Any]:
+    async def _reply(self, request: SafetyRequest) -> dict[str, Any]:
+        if request.do == "release" and self.release is not None:
+            return await self._released(request, self.release)
         monitor = self.monitor
         if monitor is None:
             return {"ok": False, "text": "the rig is not open yet; ask again", **_NOTHING}
@@ -123,6 +127,20 @@ class SafetyDesk:
             self._log.warning("safety.clear_refused", by=request.by, message=words)
             return {"ok": False, "text": words}
         return {"ok": True, "text": f"cleared by {request.by}: " + "; ".join(was)}
+
+    async def _released(
+        self, request: SafetyRequest, release: Callable[[str], Awaitable[str]]
+    ) -> dict[str, Any]:
+        """Remove the hold of the queue, in the name of who asked."""
+        if not request.by.strip() or not request.reason.strip():
+            return {"ok": False, "text": "not released: say who you are and why it may go on"}
+        try:
+            was = await release(f"{request.by} (user {request.user}): {request.reason}")
+        except OSError as error:
+            return {"ok": False, "text": f"not released: {error.filename}: {error.strerror}"}
+        if not was:
+            return {"ok": True, "text": "the queue was not held"}
+        return {"ok": True, "text": f"released by {request.by}; it was held: {was}"}
 
 
 _NOTHING: Mapping[str, list[str]] = {"trips": [], "holding": [], "raised": []}

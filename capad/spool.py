@@ -195,15 +195,18 @@ class Spool:
         self.changed.set()
         await self._write_hold()
 
-    async def release(self, by: str) -> None:
-        """Let the queue go on, in somebody's name; removes ``hold``.
+    async def release(self, by: str) -> str:
+        """Let the queue go on, in somebody's name; removes ``hold``, and returns what it said.
 
         Raises:
             OSError: the file can't be removed; the queue stays held.
         """
+        await self._see_hold(await trio.to_thread.run_sync(self._hold.read))
+        was = self.held or ""
         await trio.to_thread.run_sync(self._hold.release)
-        self._log.warning("queue.released", by=by)
+        self._log.warning("queue.released", by=by, reason=was)
         self.changed.set()
+        return was
 
     # --- one scan --------------------------------------------------------------------------------
 

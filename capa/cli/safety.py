@@ -1,4 +1,4 @@
-"""``capa safety``: see what is latched, and clear it in one's own name."""
+"""``capa safety``: see what is latched or held, and end it in one's own name."""
 
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +10,7 @@ __all__ = ["safety"]
 _REFUSED, _NO_ANSWER = 1, 2
 
 safety = typer.Typer(
-    help="Show or clear the trips of the daemon on this box.",
+    help="Show or clear the trips of the daemon on this box; release its queue.",
     no_args_is_help=True,
     rich_markup_mode=None,
 )
@@ -49,6 +49,22 @@ def clear(
     answer.
     """
     reply = _ask(runtime_dir, "clear", by=by, reason=reason)
+    print(reply["text"])
+    if not reply["ok"]:
+        raise typer.Exit(_REFUSED)
+
+
+@safety.command()
+def release(
+    by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who releases it.")],
+    reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why it may go on.")],
+    runtime_dir: _RuntimeDir = _BOX,
+) -> None:
+    """Let a queue that is held go on: removes spool/hold, in your name.
+
+    Clears no trip. Exits with 1 when the daemon refuses, with 2 when it does not answer.
+    """
+    reply = _ask(runtime_dir, "release", by=by, reason=reason)
     print(reply["text"])
     if not reply["ok"]:
         raise typer.Exit(_REFUSED)

@@ -28,7 +28,7 @@ _OLD_REPLY_S = 300.0
 
 @dataclass(frozen=True, slots=True)
 class SafetyRequest:
-    """What is asked for (``show`` or ``clear``), and by whom."""
+    """What is asked for (``show``, ``clear`` or ``release``), and by whom."""
 
     id: str
     do: str

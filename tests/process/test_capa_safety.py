@@ -36,6 +36,12 @@ def clear(daemon: Daemon, reason: str) -> "subprocess.CompletedProcess[str]":
     return capa("safety", "clear", "--by", "maria", "--reason", reason, "--runtime-dir", box)
 
 
+def release(daemon: Daemon) -> "subprocess.CompletedProcess[str]":
+    box = str(daemon.folder / "run")
+    words = ("--by", "maria", "--reason", "the sample is out", "--runtime-dir", box)
+    return capa("safety", "release", *words)
+
+
 def test_a_trip_is_latched_kept_over_a_restart_and_cleared_by_name(
     twin: Twin, tmp_path: Path
 ) -> None:
@@ -59,7 +65,11 @@ def test_a_trip_is_latched_kept_over_a_restart_and_cleared_by_name(
     break_sensor(twin, "--off")
     with running_daemon(tmp_path, twin.profile) as daemon:  # READY, and tripped
         daemon.wait_status("TRIPPED")
-        daemon.release()
+        told = release(daemon)
+        assert (told.returncode, told.stderr) == (0, "")
+        assert "released by maria; it was held: long.method.toml aborted" in told.stdout
+        assert not (daemon.spool / "hold").exists()
+        assert release(daemon).stdout == "the queue was not held\n"
         daemon.drop("small.method.toml", method_toml())
         daemon.wait_status("queue 1")
         shown = capa("safety", "show", "--runtime-dir", str(tmp_path / "run"))
