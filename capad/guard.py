@@ -38,6 +38,8 @@ RETRY_S = 0.05
 BUSY_S = 0.5
 """How long a port may stay locked by another process before it is given up."""
 SILENCE_S = 0.002
+PATIENCE = (1, 1, 2, 1, 4, 1, 8)
+"""Round by round, in the link's own time for a reply."""
 MAX_REPLY_S = 2.0
 MAX_SEEN = 4096
 HISTORY_BYTES = 1 << 20
@@ -491,7 +493,7 @@ class LinkGuard:
                 port.close()
 
     def _drive(self, port: Port, until_s: float) -> None:
-        """Write what is pending, then read it back; round by round with more patience.
+        """Write what is pending, then read it back, round by round.
 
         Returns when all is settled, or when there is no time left for another reply.
         """
@@ -506,8 +508,11 @@ class LinkGuard:
                 time.sleep(RETRY_S)
 
     def _patience_s(self, write: "Json", until_s: float) -> float:
-        """Return how long to wait: twice as long each round, for a device that is merely slow."""
-        patience_s: float = write["reply_timeout_s"] * 2 ** min(self._round, 6)
+        """Return how long to wait: now and then longer, for a device that is merely slow.
+
+        In between no longer than the first time: a request that noise has drowned is not answered.
+        """
+        patience_s: float = write["reply_timeout_s"] * PATIENCE[self._round % len(PATIENCE)]
         longest_s: float = max(MAX_REPLY_S, write["reply_timeout_s"])
         return min(patience_s, longest_s, max(0.0, until_s - time.monotonic()))
 
