@@ -70,4 +70,7 @@ def repeated(place: int, count: int, texts: Sequence[str]) -> pa.Array:
 
 def nan_to_null(values: pa.Array) -> pa.Array:
     """Return the values, with null where there is none."""
-    return pc.if_else(pc.is_nan(values), pa.scalar(None, pa.float64()), values)
+    missing = pc.is_nan(values)
+    if not pc.any(missing).as_py():
+        return values
+    return pc.if_else(missing, pa.scalar(None, pa.float64()), values)

@@ -20,8 +20,9 @@ from capa.storage.inflight import (
 from capa.storage.packed import Lost
 from capa.storage.quality import Seen
 from capa.storage.repaired import repaired
+from capa.storage.row_groups import check_parquet
 from capa.storage.salvage import resume_salvage
-from capa.storage.scalars import SCALARS_FILE, channel_info, check_parquet, write_scalars
+from capa.storage.scalars import SCALARS_FILE, channel_info, write_scalars
 from capa.storage.steps import judge_steps, read_steps
 from capa.storage.work import Work
 
@@ -46,7 +47,8 @@ def finish_inflight(work: Work) -> None:
         fsync_dir(work.path)
     # Else: killed after the original was removed; what it became has been read back then.
     for name in (SCALARS_FILE, *_records_files(work.path)):
-        work.rows.setdefault(name, check_parquet(work.path / name))
+        if name not in work.rows:
+            work.rows[name] = check_parquet(work.path / name)
 
 
 def _records_files(folder: Path) -> list[str]:

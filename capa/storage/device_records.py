@@ -8,14 +8,14 @@ import sqlite3
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from capa.storage.aside import Aside
 from capa.storage.columns import (
-    ENCODING,
     INSTANT,
     TEXT,
     from_bytes,
@@ -28,7 +28,7 @@ from capa.storage.columns import (
 from capa.storage.manifest import FORMAT_VERSION
 from capa.storage.packed import Lost, PackedRecords, read_records
 from capa.storage.records import FieldRow
-from capa.storage.scalars import ROW_GROUP_ROWS, write_full_groups
+from capa.storage.row_groups import RowGroups
 from capa.storage.spill import Spill
 
 __all__ = ["RECORDS_DIR", "write_records"]
@@ -58,6 +58,8 @@ _COLUMNS = pa.schema(
         ("native", pa.string()),
     ]
 )
+_PLACE = pa.uint32()
+_PLACE_BYTES = 4
 _NOT_A_FILE_NAME = re.compile(r"[^A-Za-z0-9._-]|^\.")
 
 
@@ -116,14 +118,10 @@ def write_records(
         for adapter in sorted(set(adapters.values())):
             name = _NOT_A_FILE_NAME.sub("_", adapter)
             target = folder / f".{name}.records.capa-tmp"
-            with pq.ParquetWriter(target, schema, **ENCODING) as writer:
-                pending: list[pa.Table] = []
+            with RowGroups(target, schema) as groups:
                 for key in (key for key in keys if adapters[key] == adapter):
                     for rows in spill.read(key):
-                        pending.append(_dressed(rows, key, fields, anchor_us, schema))
-                        pending = write_full_groups(writer, pending)
-                if pending:
-                    writer.write_table(pa.concat_tables(pending), row_group_size=ROW_GROUP_ROWS)
+                        groups.add(_dressed(rows, key, fields, anchor_us, schema))
             written[f"{RECORDS_DIR}/{name}.parquet"] = target
     return written
 
@@ -131,14 +129,15 @@ def write_records(
 def _sort_apart(connection: sqlite3.Connection, spill: Spill, fields: _Fields, lost: Lost) -> None:
     gathered: list[PackedRecords] = []
     owners, count = fields.owners, 0
-    for row in read_records(connection, lost):
-        gathered.append(row)
-        count += row[0]
-        if count >= _CHUNK_ROWS:
-            _spill(spill, gathered, owners)
-            gathered, count = [], 0
-    if gathered:
-        _spill(spill, gathered, owners)
+    with Aside() as aside:
+        for row in read_records(connection, lost):
+            gathered.append(row)
+            count += row[0]
+            if count >= _CHUNK_ROWS:
+                aside.do(_spill, spill, gathered, owners)
+                gathered, count = [], 0
+        if gathered:
+            aside.do(_spill, spill, gathered, owners)
 
 
 def _spill(spill: Spill, gathered: Sequence[PackedRecords], owners: pa.Array) -> None:
@@ -158,11 +157,10 @@ def _spill(spill: Spill, gathered: Sequence[PackedRecords], owners: pa.Array) ->
 def _replies(places: Sequence[bytes], replies: Sequence[list[str]]) -> pa.Array:
     """Return each reading's reply; null where the driver kept none."""
     texts = pa.array([text or None for some in replies for text in some], pa.string())
-    found, base = [], 0
-    for piece, some in zip(places, replies, strict=True):
-        found.append(pc.add(from_bytes(pa.uint32(), [piece]), pa.scalar(base, pa.uint32())))
-        base += len(some)
-    return texts.take(pa.concat_arrays(found))
+    ends = accumulate(len(piece) // _PLACE_BYTES for piece in places)
+    before = [0, *accumulate(map(len, replies))][:-1]
+    base = pa.RunEndEncodedArray.from_arrays(pa.array(ends, pa.int32()), pa.array(before, _PLACE))
+    return texts.take(pc.add(from_bytes(_PLACE, places), pc.run_end_decode(base)))
 
 
 def _dressed(

@@ -4,6 +4,7 @@ import json
 import sqlite3
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from capa.storage.samples import check_sum
 
@@ -43,7 +44,7 @@ def read_samples(connection: sqlite3.Connection, lost: Lost) -> Iterator[PackedS
         "SELECT n, channel_id, t_mono_ns, value, status, raw_value, crc32 FROM batches ORDER BY id"
     )
     for count, *blobs, crc32 in connection.execute(query):
-        if _fits(count, blobs, (2, 8, 8, 1, 8)) and check_sum(*blobs) == crc32:
+        if _fits(count, blobs, (2, 8, 8, 1, 8)) and check_sum(b"".join(blobs)) == crc32:
             yield (count, *blobs)
         else:
             lost.add(count)
@@ -71,15 +72,16 @@ def read_records(connection: sqlite3.Connection, lost: Lost) -> Iterator[PackedR
     )
     for count, *blobs, replies, crc32 in connection.execute(query):
         whole = _fits(count, blobs, (2, 8, 8, 1, 4)) and isinstance(replies, str)
-        if whole and check_sum(*blobs, replies.encode()) == crc32:
+        if whole and check_sum(b"".join([*blobs, replies.encode()])) == crc32:
             yield (count, *blobs, json.loads(replies))
         else:
             lost.add(count)
 
 
-def _fits(count: object, blobs: list[object], widths: tuple[int, ...]) -> bool:
+def _fits(count: object, blobs: list[Any], widths: tuple[int, ...]) -> bool:
     """Whether the columns are as long as the row says; a damaged row may hold anything."""
-    return isinstance(count, int) and all(
-        isinstance(blob, bytes) and len(blob) == count * width
-        for blob, width in zip(blobs, widths, strict=True)
+    return (
+        isinstance(count, int)
+        and [*map(type, blobs)] == [bytes] * len(widths)
+        and [*map(len, blobs)] == [count * width for width in widths]
     )

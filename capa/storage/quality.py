@@ -38,12 +38,14 @@ class Seen:
 
     def add(self, times: pa.Array, values: pa.Array, codes: pa.Array) -> None:
         """Take at least one sample."""
-        usable = pc.less_equal(codes, LAST_USABLE_CODE)
         self.samples += len(times)
-        self.unusable += len(times) - (pc.sum(usable).as_py() or 0)
         self.first_ns = times[0].as_py() if self.first_ns is None else self.first_ns
         self.last_ns = times[-1].as_py()
-        good = pc.and_(usable, pc.invert(pc.is_nan(values)))
+        good = pc.invert(pc.is_nan(values))
+        if pc.max(codes).as_py() > LAST_USABLE_CODE:
+            usable = pc.less_equal(codes, LAST_USABLE_CODE)
+            self.unusable += len(times) - pc.sum(usable).as_py()
+            good = pc.and_(usable, good)
         if not pc.all(good).as_py():
             times = times.filter(good)
         if len(times):

@@ -17,10 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from capa.storage.aside import Aside
 from capa.storage.columns import (
-    ENCODING,
     INSTANT,
     TEXT,
     from_bytes,
@@ -33,12 +32,12 @@ from capa.storage.columns import (
 from capa.storage.manifest import FORMAT_VERSION
 from capa.storage.packed import Lost, read_samples
 from capa.storage.quality import Seen
+from capa.storage.row_groups import RowGroups
 from capa.storage.spill import Spill
 
-__all__ = ["ROW_GROUP_ROWS", "SCALARS_FILE", "channel_info", "check_parquet", "write_scalars"]
+__all__ = ["SCALARS_FILE", "channel_info", "write_scalars"]
 
 SCALARS_FILE = "scalars.parquet"
-ROW_GROUP_ROWS = 262_144
 _CHUNK_ROWS = 131_072
 
 _SCHEMA = pa.schema(
@@ -118,17 +117,13 @@ def write_scalars(
         _sort_apart(connection, spill, lost)
         places = {names.place(key): key for key in spill.finish()}
         schema = _SCHEMA.with_metadata(_metadata(run_id, anchor_utc, info))
-        with pq.ParquetWriter(target, schema, **ENCODING) as writer:
-            pending: list[pa.Table] = []
+        with RowGroups(target, schema) as groups:
             for place, key in sorted(places.items()):
                 name = names.channels[place]
                 one = seen[name] = Seen.of(info.get(name, {}))
                 for columns in in_order(partial(spill.read, key)):
                     one.add(columns["t_mono_ns"], columns["value"], columns["status"])
-                    pending.append(_dressed(columns, place, names, anchor_us, schema))
-                    pending = write_full_groups(writer, pending)
-            if pending:
-                writer.write_table(pa.concat_tables(pending), row_group_size=ROW_GROUP_ROWS)
+                    groups.add(_dressed(columns, place, names, anchor_us, schema))
     return seen
 
 
@@ -145,14 +140,15 @@ def _metadata(run_id: str, anchor_utc: datetime, info: Mapping[str, Any]) -> dic
 def _sort_apart(connection: sqlite3.Connection, spill: Spill, lost: Lost) -> None:
     gathered: list[tuple[bytes, ...]] = []
     count = 0
-    for number, *blobs in read_samples(connection, lost):
-        gathered.append(tuple(blobs))
-        count += number
-        if count >= _CHUNK_ROWS:
-            _spill(spill, gathered)
-            gathered, count = [], 0
-    if gathered:
-        _spill(spill, gathered)
+    with Aside() as aside:
+        for number, *blobs in read_samples(connection, lost):
+            gathered.append(tuple(blobs))
+            count += number
+            if count >= _CHUNK_ROWS:
+                aside.do(_spill, spill, gathered)
+                gathered, count = [], 0
+        if gathered:
+            aside.do(_spill, spill, gathered)
 
 
 def _spill(spill: Spill, gathered: list[tuple[bytes, ...]]) -> None:
@@ -164,36 +160,16 @@ def _spill(spill: Spill, gathered: list[tuple[bytes, ...]]) -> None:
     spill.add(from_bytes(pa.uint16(), owners), rows)
 
 
-def check_parquet(path: Path) -> int:
-    """Read a Parquet file back, every page of it; return its rows.
-
-    Raises:
-        OSError, pyarrow.ArrowException: it cannot be read.
-    """
-    with pq.ParquetFile(path, page_checksum_verification=True) as file:
-        return sum(batch.num_rows for batch in file.iter_batches(batch_size=_CHUNK_ROWS))
-
-
-def write_full_groups(writer: pq.ParquetWriter, pending: list[pa.Table]) -> list[pa.Table]:
-    """Write as many whole row groups as there are; return the rest."""
-    if sum(table.num_rows for table in pending) < ROW_GROUP_ROWS:
-        return pending
-    table = pa.concat_tables(pending)
-    full = table.num_rows - table.num_rows % ROW_GROUP_ROWS
-    writer.write_table(table.slice(0, full), row_group_size=ROW_GROUP_ROWS)
-    return [table.slice(full)] if full < table.num_rows else []
-
-
 def in_order(read: Callable[[], Iterator[pa.RecordBatch]]) -> Iterator[pa.RecordBatch]:
     """Yield a channel's rows in pieces that are in the order of time, and so among themselves.
 
     ``read`` is called twice: once to know how early what comes later is.
     """
-    earliest = [pc.min(piece["t_mono_ns"]).as_py() for piece in _pieces(read())]
+    earliest = [min(pc.min(one["t_mono_ns"]).as_py() for one in piece) for piece in _pieces(read())]
     later = [*accumulate(reversed(earliest[1:]), min)][::-1]
     carry: list[pa.RecordBatch] = []
     for piece, before_ns in zip_longest(_pieces(read()), later):
-        rows = _sorted(_joined([*carry, piece]))
+        rows = _sorted(_joined([*carry, *piece]))
         ready = rows.num_rows
         if before_ns is not None and before_ns <= rows["t_mono_ns"][-1].as_py():
             ready = pc.sum(pc.less(rows["t_mono_ns"], before_ns)).as_py()
@@ -202,15 +178,17 @@ def in_order(read: Callable[[], Iterator[pa.RecordBatch]]) -> Iterator[pa.Record
         carry = [rows.slice(ready)] if ready < rows.num_rows else []
 
 
-def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+def _pieces(batches: Iterable[pa.RecordBatch]) -> Iterator[list[pa.RecordBatch]]:
     gathered: list[pa.RecordBatch] = []
+    count = 0
     for batch in batches:
         gathered.append(batch)
-        if sum(one.num_rows for one in gathered) >= _CHUNK_ROWS:
-            yield _joined(gathered)
-            gathered = []
+        count += batch.num_rows
+        if count >= _CHUNK_ROWS:
+            yield gathered
+            gathered, count = [], 0
     if gathered:
-        yield _joined(gathered)
+        yield gathered
 
 
 def _joined(batches: list[pa.RecordBatch]) -> pa.RecordBatch:

@@ -61,7 +61,7 @@ class Spill:
         return sorted(self._writers)
 
     def read(self, key: int) -> Iterator[pa.RecordBatch]:
-        """Yield a key's rows, mapped and not loaded."""
+        """Yield a key's rows; read and not mapped, for what has been read of a map stays."""
         path, _ = self._writers[key]
-        with pa.memory_map(str(path)) as source, pa.ipc.open_stream(source) as stream:
+        with pa.OSFile(str(path)) as source, pa.ipc.open_stream(source) as stream:
             yield from stream

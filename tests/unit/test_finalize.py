@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from capa.channels.sample import Sample, Status
-from capa.storage import convert, repaired, scalars, seal, work
+from capa.storage import convert, repaired, row_groups, scalars, seal, work
 from capa.storage.finalize import FinalizeResult, finalize_in_child, main
 from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE
 from capa.storage.manifest import read_manifest
@@ -128,7 +128,7 @@ def test_samples_that_arrive_late_are_put_in_order_across_row_groups(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(scalars, "_CHUNK_ROWS", 7)
-    monkeypatch.setattr(scalars, "ROW_GROUP_ROWS", 10)
+    monkeypatch.setattr(row_groups, "ROW_GROUP_ROWS", 10)
 
     async def record() -> Path:
         writer = new_writer(tmp_path)
