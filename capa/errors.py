@@ -1,5 +1,7 @@
 """Errors, sorted by who has to act: the author of a file, whoever holds the cable, or us."""
 
+from collections.abc import Iterator
+
 __all__ = [
     "BundleError",
     "CapaError",
@@ -8,6 +10,8 @@ __all__ = [
     "LinkClosedError",
     "LinkError",
     "LinkTimeoutError",
+    "kind_of",
+    "said_by",
 ]
 
 
@@ -53,3 +57,24 @@ class DeviceError(CapaError):
 
 class BundleError(CapaError):
     """A bundle could not be opened, written or sealed."""
+
+
+def kind_of(error: BaseException) -> str:
+    """Return the name of an error's class; of a task group's error, of those in it."""
+    return ", ".join(dict.fromkeys(type(one).__name__ for one in _leaves(error)))
+
+
+def said_by(error: BaseException) -> str:
+    """Say what went wrong, as ``Kind: message``.
+
+    A task group wraps whatever fails in it, and tells only how often: what it wraps is said.
+    """
+    return "; ".join(f"{type(one).__name__}: {one}" for one in _leaves(error))
+
+
+def _leaves(error: BaseException) -> Iterator[BaseException]:
+    if isinstance(error, BaseExceptionGroup):
+        for one in error.exceptions:
+            yield from _leaves(one)
+    else:
+        yield error

@@ -14,7 +14,7 @@ from capa.runtime.rig_lock import BOX_RUNTIME_DIR, RigLock
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from structlog.typing import FilteringBoundLogger
+    from structlog.typing import EventDict, FilteringBoundLogger
 
     from capa.config.load import ExperimentFile
     from capa.config.problems import Problem
@@ -195,12 +195,21 @@ def _logger() -> "FilteringBoundLogger":
     """Warnings go to standard error; what a person is to read goes to the console."""
     import structlog
 
+    processors = structlog.get_config()["processors"]
     structlog.configure(
+        processors=[*processors[:-1], _traceback_below, processors[-1]],
         wrapper_class=structlog.make_filtering_bound_logger("warning"),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
     log: FilteringBoundLogger = structlog.get_logger("capa")
     return log
+
+
+def _traceback_below(_logger: object, _name: str, event: "EventDict") -> "EventDict":
+    """Have a traceback printed as lines of its own, below the event."""
+    if "traceback" in event:
+        event["exception"] = event.pop("traceback")
+    return event
 
 
 def _tell_steps(

@@ -146,7 +146,8 @@ class _Check:
         name = shown(step.handler_id)
         if handlers is None:
             message = f"whether a handler {name} exists is known only with the procedure"
-            yield self._problem("handler_unchecked", path, message, blocking=False)
+            hint = "a procedure that names it in `custom_handler_ids` has it checked"
+            yield self._problem("handler_unchecked", path, message, hint, blocking=False)
         elif step.handler_id not in handlers:
             message = f"the procedure has no handler {name}"
             hint = did_you_mean(step.handler_id, sorted(handlers))

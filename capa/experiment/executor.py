@@ -4,12 +4,14 @@ Behaviour: the method step reference and the recipe runner's page. A refused set
 step, and a wait on a channel that stopped delivering fails it too.
 """
 
+import inspect
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias, assert_never
 
 import trio
 
+from capa.errors import kind_of, said_by
 from capa.experiment.method import (
     AcquireStep,
     CustomStep,
@@ -150,9 +152,9 @@ class MethodExecutor(StepKinds):
             record.outcome = "failed"
             self._event(
                 "method.step.failed",
-                f"{_named(step, index)} failed: {type(error).__name__}: {error}",
+                f"{_named(step, index)} failed: {said_by(error)}",
                 severity="error",
-                metadata={**facts, "error_type": type(error).__name__, "error": str(error)},
+                metadata={**facts, "error_type": kind_of(error), "error": str(error)},
             )
             raise
         else:
@@ -191,7 +193,13 @@ class MethodExecutor(StepKinds):
                 f"custom step references unknown handler_id {step.handler_id!r}; "
                 "loading procedure must register it before run"
             )
-        await handler(self, step, self._context)
+        walked: object = handler(self, step, self._context)
+        if not inspect.isawaitable(walked):
+            raise MethodExecutorError(
+                f"the handler of {step.handler_id!r} must be `async def`: it returned {walked!r}, "
+                "which can't be awaited"
+            )
+        await walked
 
     def _stopped_at(self, index: int, *, segment: bool = False) -> None:
         reason = getattr(self._context.external_stop, "reason", "")

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from capa.channels.registry import ChannelRegistry
 from capa.config.explain import did_you_mean
 from capa.config.problems import Problem
+from capa.errors import said_by
 from capa.experiment.procedures.base import (
     ChannelRequirement,
     Procedure,
@@ -61,11 +62,20 @@ def make_procedure(
             )
         ]
     try:
-        return _construct(cls, dict(config))
+        made = _construct(cls, dict(config))
     except ValidationError as error:
         return [_config_problem(cls, detail) for detail in error.errors()]
     except (Exception, SystemExit) as error:  # noqa: BLE001 - a constructor may raise anything
         return [_raised(cls, "from_config", error)]
+    if not (hasattr(made, "preflight") and hasattr(made, "run")):
+        return [
+            Problem(
+                code="procedure.from_config_result",
+                message=f"{cls.id}: from_config returned {made!r}",
+                hint="return an instance of the class, as in `return cls(...)`",
+            )
+        ]
+    return made
 
 
 def _construct(cls: type[Procedure], config: dict[str, Any]) -> Procedure:
@@ -252,6 +262,6 @@ def _late(cls: type[Procedure], budget_s: float) -> Problem:
 def _raised(cls: type[Procedure], where: str, error: BaseException) -> Problem:
     return Problem(
         code=f"procedure.{where}_raised",
-        message=f"{cls.id}: {where} raised {type(error).__name__}: {error}",
+        message=f"{cls.id}: {where} raised {said_by(error)}",
         hint="report this to the author of the procedure",
     )

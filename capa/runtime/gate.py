@@ -330,7 +330,8 @@ class Gate:
         result: CommandResult | None,
     ) -> None:
         value = command.payload.get("value")
-        message = f"{command.target} = {value}" + (f": {result.detail}" if result else "")
+        detail = result.detail if result is not None else ""
+        message = f"{command.target} = {value}" + (f": {detail}" if detail else "")
         self.record(kind, message, severity, _metadata(command, result))
 
     async def committed(self) -> None:

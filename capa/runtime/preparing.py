@@ -215,7 +215,7 @@ class Preparing:
             method,
             self._rig.profile,
             handlers=declared_handlers(type(procedure)),
-            file=active.request.source_name,
+            file=_method_file(active.request),
             text=active.request.method_text,
         )
 
@@ -239,3 +239,9 @@ class Preparing:
             )
             return False
         return True
+
+
+def _method_file(request: RunRequest) -> str:
+    """Name the file whose lines are the method's; an experiment's method is one in the bundle."""
+    name = request.source_name
+    return name if name.endswith(".method.toml") else "method.toml"

@@ -12,7 +12,7 @@ from functools import partial
 
 import trio
 
-from capa.errors import BundleError
+from capa.errors import BundleError, kind_of, said_by
 from capa.experiment.procedures.base import Procedure, ProcedureContext
 from capa.runtime.active import ActiveRun
 from capa.runtime.lag import watch_lag
@@ -173,7 +173,7 @@ def _give_up_recording(active: ActiveRun, scope: trio.CancelScope, words: str) -
 
 
 def _crashed(active: ActiveRun, error: BaseException) -> None:
-    active.failure = f"{type(error).__name__}: {error}"
+    active.failure = said_by(error)
     trace = "".join(traceback.format_exception(error))
     active.log.error("run.crashed", message=active.failure, traceback=trace)
     active.rung(f"the procedure failed: {active.failure}")
@@ -181,5 +181,5 @@ def _crashed(active: ActiveRun, error: BaseException) -> None:
         "run.crashed",
         active.failure,
         severity="error",
-        metadata={"error_type": type(error).__name__, "error": str(error)},
+        metadata={"error_type": kind_of(error), "error": str(error)},
     )

@@ -48,9 +48,12 @@ class RecipeRunner(Procedure):
 
     @classmethod
     def from_config(cls, raw: dict[str, Any] | None) -> Self:
-        """Make one from ``procedure.config``; pydantic's ``ValidationError`` for a bad one."""
-        config = RecipeRunnerConfig.model_validate(raw or {})
-        return cls(auto_acknowledge_prompts=config.auto_acknowledge_prompts, notes=config.notes)
+        """Make one from ``procedure.config``; pydantic's ``ValidationError`` for a bad one.
+
+        A subclass with settings of its own takes them by the names they have in its
+        ``config_model``, or has a ``from_config`` of its own.
+        """
+        return cls(**dict(cls.config_model.model_validate(raw or {})))
 
     async def preflight(self, ctx: ProcedureContext) -> list[Problem]:
         """Refuse to arm without a method, or without an executor to walk it.
