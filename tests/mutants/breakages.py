@@ -325,6 +325,20 @@ BREAKAGES = (
     ),
     # --- the guardian ---
     Breakage(
+        "a guardian that was killed counts as one that came to its end",
+        GUARD,
+        '    return through or bool(plan["simulated"])\n',
+        "    return True\n",
+        ("tests/wire/test_guard_before_a_start.py",),
+    ),
+    Breakage(
+        "the guardian of Modbus TCP reads another number than the value",
+        "adapters/modbus/safe_write.py",
+        "        number=RegisterNumber(number, len(reply.prefix), order),\n",
+        "        number=RegisterNumber(number, 3, order),\n",
+        ("tests/wire/test_guard_over_modbus_tcp.py",),
+    ),
+    Breakage(
         "the guardian does not try again",
         GUARD,
         "            self._round == 0 or until_s - time.monotonic() > self._link",

@@ -132,6 +132,17 @@ def test_an_adapter_that_does_not_echo_as_the_profile_says_is_told_of(echoing: G
     assert "not even its echo" in echoing.verdicts()["heater.setpoint"]["detail"]
 
 
+def test_a_request_that_was_not_heard_is_soon_sent_again_between_longer_waits(
+    rig: Guarded,
+) -> None:
+    rig.plan(PATIENT_S)
+    rig.fault("silence", device="heater")
+    assert rig.run().returncode == 4
+    heater = plan_of_twin(rig.twin.directory).document["links"][0]["writes"][0]["request"]
+    sent = [r["t_ns"] for r in rig.twin.wire(link="heat", event="rx") if r["hex"] == heater]
+    assert len([at for at in sent if at - sent[0] < 2e9]) >= 5
+
+
 def test_replies_that_come_late_still_prove_it_within_the_deadline(rig: Guarded) -> None:
     rig.plan(PATIENT_S)
     rig.fault("delay", device="heater", value=0.7)
