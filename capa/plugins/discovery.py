@@ -264,7 +264,7 @@ class _Search:
         if self.lock is None:
             path = self.under.lock
             absent = path is not None and not path.exists()
-            hint = f"; review it, then: capa plugins trust {item.id} --reason ..." if absent else ""
+            hint = f"; {_how_to_trust(item)}" if absent else ""
             said = f"there is no usable plugins.lock{_at(self.under)}{hint}"
             raise _RefusedError(f"not trusted: {said}")
         taken = self._fingerprint(entry)
@@ -273,9 +273,7 @@ class _Search:
         differences = compare(record_of(self.lock, item), item)
         if differences:
             said = "; ".join(str(one) for one in differences)
-            raise _RefusedError(
-                f"not trusted: {said}. Review it, then: capa plugins trust {item.id} --reason ..."
-            )
+            raise _RefusedError(f"not trusted: {said}; {_how_to_trust(item)}")
         _check_place(entry, taken)
         _check_not_stale(entry, taken)
 
@@ -317,6 +315,11 @@ class _Search:
 
 class _RefusedError(Exception):
     """Why an entry is left out; never leaves this module."""
+
+
+def _how_to_trust(item: Installed) -> str:
+    command = f"capa plugins trust {item.id} --reason ..."
+    return f"review it, then: {command} (a daemon that runs goes by it once it is restarted)"
 
 
 def _named(item: Installed, plugin_id: str) -> Installed:

@@ -11,7 +11,7 @@ from importlib.machinery import ModuleSpec
 from importlib.metadata import EntryPoint
 from importlib.util import find_spec
 from pathlib import Path
-from types import ModuleType
+from types import FrameType, ModuleType
 
 from capa.config.explain import did_you_mean
 from capa.errors import CapaError
@@ -125,10 +125,9 @@ def _too_late(entry: EntryPoint, deadline_s: float, thread: threading.Thread) ->
 
 def _standing_at(module_name: str, thread: threading.Thread) -> str:
     """Say which line of the plug-in's own an import stands at; empty if it is at none."""
-    top = module_name.partition(".")[0]
     frame = sys._current_frames().get(thread.ident or 0)  # noqa: SLF001 - the documented way
     while frame is not None:
-        if f"{frame.f_globals.get('__name__')}.".startswith(f"{top}."):
+        if _is_of(module_name, frame):
             return f", at {frame.f_code.co_filename}, line {frame.f_lineno}"
         frame = frame.f_back
     return ""
@@ -198,19 +197,33 @@ def _import_failure(module_name: str, error: BaseException) -> str:
                 f"there is no module {error.name!r}; compare the entry point with the names of "
                 "the package's files"
             )
-        return f"it imports {error.name!r}, which is not installed ({_place(error)})"
+        return f"it imports {error.name!r}, which is not installed ({_place(module_name, error)})"
     text = "".join(traceback.format_exception_only(error)).strip().splitlines()[-1]
-    return f"importing it raised {text} ({_place(error)})"
+    return f"importing it raised {text} ({_place(module_name, error)})"
 
 
-def _place(error: BaseException) -> str:
-    """Name the line of the plug-in: of bad syntax, or the last one that is not the importer's."""
+def _place(module_name: str, error: BaseException) -> str:
+    """Name the line of the plug-in: of bad syntax, else the last of its own that was reached.
+
+    Else the last that is not the importer's: of a library that it imports.
+    """
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
-    frames = traceback.extract_tb(error.__traceback__)
-    own = [
-        f
-        for f in frames[1:]
-        if not f.filename.startswith("<frozen") and "importlib" not in f.filename
-    ]
-    return f"{own[-1].filename}, line {own[-1].lineno}" if own else "no line is known"
+    reached = list(traceback.walk_tb(error.__traceback__))[1:]
+    own = [at for at in reached if _is_of(module_name, at[0])]
+    theirs = [at for at in reached if not _is_importers(at[0])]
+    if not (own or theirs):
+        return "no line is known"
+    frame, line = (own or theirs)[-1]
+    return f"{frame.f_code.co_filename}, line {line}"
+
+
+def _is_of(module_name: str, frame: FrameType) -> bool:
+    """Whether a frame is of the package that a module is in."""
+    top = module_name.partition(".")[0]
+    return f"{frame.f_globals.get('__name__')}.".startswith(f"{top}.")
+
+
+def _is_importers(frame: FrameType) -> bool:
+    file = frame.f_code.co_filename
+    return file.startswith("<frozen") or "importlib" in file

@@ -141,6 +141,7 @@ BROKEN = {
     "syntax": ("a = 1\ndef run(:\n", "SyntaxError", "one.py, line 2"),
     "lacks": ("import no_such_module_here\n", "imports 'no_such_module_here'", "not installed"),
     "empty": ("class Idel: ...\n", "has no 'Idle'", "did you mean `Idel`?"),
+    "library": ("import json\n\njson.loads('rubbish')\n", "JSONDecodeError", "one.py, line 3"),
     "thing": ("Idle = 5\n", "it is an int, not a class", ""),
     "meta": (
         "class M(type):\n    def __getattribute__(cls, name):\n        raise SystemExit\n"
