@@ -2,6 +2,8 @@
 
 Within one boot the kernel's boot-time clock says how long ago something was, whatever was done
 to the clock on the wall; over a reboot only the wall clock can, and one that went back says zero.
+Where nobody may know which boot it is (a service whose ``/proc`` shows processes only, as
+``ProcSubset=pid`` has it), the shorter of the two counts: a stage may come late, but not early.
 """
 
 import time
@@ -26,9 +28,12 @@ class Moment:
 
     def until_s(self, later: "Moment") -> float:
         """Seconds from this instant to a later one; never negative."""
+        booted_s = later.boot_s - self.boot_s
         if self.boot and self.boot == later.boot:
-            return max(0.0, later.boot_s - self.boot_s)
-        return max(0.0, (later.utc - self.utc).total_seconds())
+            return max(0.0, booted_s)
+        wall_s = max(0.0, (later.utc - self.utc).total_seconds())
+        known = self.boot and later.boot
+        return wall_s if known or booted_s < 0 else min(wall_s, booted_s)
 
 
 def moment_now() -> Moment:

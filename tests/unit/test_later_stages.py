@@ -369,6 +369,23 @@ async def test_within_one_boot_a_wall_clock_that_was_set_changes_nothing(
         assert two.driven == [(60.0, 1)]
 
 
+@pytest.mark.parametrize("boot", ["boot 1", ""], ids=["known", "unknown"])
+async def test_where_the_boot_has_no_name_a_clock_that_was_set_brings_no_stage_early(
+    autojump_clock: MockClock, file: Path, boot: str
+) -> None:
+    async with cooling(Cooling(SOON, file, boot="")) as one:
+        one.stage_one()
+        await trio.sleep(10)
+        one.wall_off_s = 86_400.0
+        one.stage_one()
+        await trio.sleep(20)
+        assert one.driven == []
+    async with cooling(Cooling(SOON, file, boot=boot, wall_off_s=86_400.0)) as two:
+        two.stage_one()
+        await trio.sleep(100)
+        assert two.driven == [(60.0, 1)]
+
+
 async def test_stages_that_are_through_are_not_begun_over_by_what_waits_still(
     autojump_clock: MockClock, file: Path
 ) -> None:
