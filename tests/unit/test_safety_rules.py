@@ -98,6 +98,14 @@ def test_a_low_alarm_has_its_hysteresis_above() -> None:
     assert not watch.see(2, 105.0)
 
 
+def test_an_alarm_at_one_value_clears_when_it_is_left_by_the_hysteresis_either_way() -> None:
+    for far in (-2.1, 2.1):
+        watch = band("==", threshold=3.0, hysteresis=2.0)
+        assert watch.see(0, 3.0)
+        assert watch.see(1, 3.0 + far / 1.1)
+        assert not watch.see(2, 3.0 + far)
+
+
 def test_nan_and_error_samples_neither_raise_nor_clear_an_alarm() -> None:
     watch = band()
     assert not watch.see(0, math.nan, Status.SENSOR_FAIL)
@@ -248,6 +256,14 @@ def test_an_output_that_was_never_commanded_is_not_judged() -> None:
     assert not watch.look(100)
 
 
+def test_a_reading_that_is_no_value_neither_begins_nor_ends_a_disagreement() -> None:
+    watch = output([(0.0, 20.0)])
+    for at_s in (10.0, 16.0, 30.0):
+        assert not watch.see(at_s, math.nan, Status.SENSOR_FAIL, channel=SETPOINT.name)
+    watch.see(31.0, 300.0, channel=SETPOINT.name)
+    assert watch.see(36.0, math.nan, Status.SENSOR_FAIL, channel=SETPOINT.name)
+
+
 # --- physics ------------------------------------------------------------------------------------
 
 
@@ -281,6 +297,19 @@ def test_one_outlier_is_no_rate() -> None:
     watch = rate()
     for tick in range(100):
         assert not watch.see(tick / 10, 35.0 if tick == 50 else 20.0)
+
+
+def test_a_reading_that_is_no_value_neither_begins_a_rate_nor_ends_one() -> None:
+    watch = rate()
+    for tick in range(400):
+        at_s = tick / 10
+        if tick % 7 == 3:
+            watch.see(at_s, math.nan, Status.SENSOR_FAIL)
+        else:
+            watch.see(at_s, 20.0 + max(0, tick - 200))
+        assert tick >= 200 or not watch.changes
+    assert [change.kind for change in watch.changes] == ["raised"]
+    assert "nan" not in watch.words
 
 
 class Furnace:
@@ -356,6 +385,22 @@ def test_an_unasked_rise_holds_until_cooling_is_seen() -> None:
     assert not furnace.run(1, 0.0, 154.9, 0.0)
 
 
+def test_the_time_to_rise_begins_anew_when_the_furnace_is_asked_again() -> None:
+    furnace = Furnace(NoRiseRule(HEATER, "degC", action="abort"))
+    assert not furnace.run(200, 600.0, 25.0, 100.0)
+    assert not furnace.run(10, 20.0, 25.0, 0.0)
+    assert not furnace.run(200, 600.0, 25.0, 100.0)
+    assert furnace.run(110, 600.0, 25.0, 100.0)
+
+
+def test_a_broken_sensor_does_not_end_an_unasked_rise() -> None:
+    furnace = Furnace(UnaskedRiseRule(HEATER, "degC", action="safe_shutdown"))
+    furnace.run(70, 0.0, 100.0, 0.0)
+    assert furnace.run(60, 0.0, 100.0, 0.0, rise=1.0)
+    assert furnace.run(5, 0.0, math.nan, 0.0)
+    assert furnace.run(60, 0.0, 160.0, 0.0)
+
+
 # --- the box itself, and which rules a profile makes ----------------------------------------------
 
 
@@ -408,3 +453,7 @@ def test_a_device_that_may_be_missing_only_warns() -> None:
     rules = book(devices=devices)
     changes = {change.rule: change.action for change in rules.look(10.0)}
     assert changes == {"stale heater.pv": "warn"}
+    for at_s in (20.0, 30.0):
+        rules.feed([Sample("heater.pv", math.nan, at_s, Status.SENSOR_FAIL)])
+        changes |= {change.rule: change.action for change in rules.look(at_s)}
+    assert changes["sensor heater.pv"] == "warn"
