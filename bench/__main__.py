@@ -4,7 +4,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from bench import devices, guard, latency, load, startup, ticks
+from bench import devices, guard, latency, load, startup, storage, ticks
 from bench.harness import running_twin
 from bench.table import Table
 
@@ -17,6 +17,7 @@ PARTS = {
     "ticks": ticks.measure,
     "load": load.measure,
     "devices": devices.measure,
+    "storage": storage.measure,
 }
 
 
