@@ -28,6 +28,7 @@ def check_experiment(
     if experiment.method is None:
         return problems
     known = {} if procedures is None else procedures  # `or` would wait for every plug-in
+    problems += _unused(read, known)
     inner, found = _inner(experiment, known)
     problems += found
     walked = inner or [experiment]
@@ -43,6 +44,19 @@ def check_experiment(
                 lines=read.method_lines if same else {},
             )
     return list(dict.fromkeys(problems))
+
+
+def _unused(read: ExperimentFile, procedures: Mapping[str, type[Procedure]]) -> list[Problem]:
+    """Say so where a method stands beside a procedure that walks none: it may refuse, or not."""
+    named = read.experiment.procedure.id
+    cls = procedures.get(named)
+    if cls is None or cls.uses_method:
+        return []
+    message = f"{named} uses no method: none of its steps is run"
+    hint = "take it out, or name a procedure that walks it, as capa.builtin.recipe_runner"
+    code, where = "experiment.method_unused", "field method"
+    path = ("method",)
+    return [read.source.problem(code, path, message, where=where, hint=hint, blocking=False)]
 
 
 def _inner(

@@ -155,6 +155,10 @@ async def test_a_failed_step_crashes_the_run(autojump_clock: MockClock, tmp_path
     assert report.run_status == "crashed"
     assert report.exit_reason.startswith("MethodExecutorError: wait: not over after")
     assert report.steps[-1].outcome == "failed"
+    assert report.bundle_status == "sealed"
+    assert report.bundle is not None
+    manifest = json.loads((report.bundle / "manifest.json").read_text())
+    assert manifest["recorder"]["samples"] > 40, "what came before the step failed is kept"
 
 
 async def test_a_procedure_that_ignores_the_stop_is_cancelled_after_its_grace(

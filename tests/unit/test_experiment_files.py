@@ -10,6 +10,7 @@ from pydantic import BaseModel, model_validator
 from typer.testing import CliRunner
 
 from capa.cli.main import app
+from capa.config.check_experiment import check_experiment
 from capa.config.load import load_profile, read_experiment
 from capa.config.problems import ProblemsError
 from capa.config.procedure_config import procedure_problems
@@ -314,6 +315,23 @@ def test_a_method_beside_the_experiment_would_be_a_job_of_its_own_and_is_refused
     with pytest.raises(ProblemsError) as caught:
         prepared(spool, job)
     assert "incoming/methods/" in str(caught.value)
+
+
+def test_a_method_beside_a_procedure_that_walks_none_is_told_with_its_line(folder: Path) -> None:
+    text = YAML.replace("capa.builtin.recipe_runner", "capa.builtin.free_run")
+    text = text.replace("    auto_acknowledge_prompts: true\n", "")
+    read = read_experiment(
+        text, file="run.experiment.yaml", folder=folder, procedures=load_procedures()
+    )
+    profile = load_profile(RIG)
+    said = check_experiment(
+        read, profile=profile, profile_file=RIG, folder=folder, procedures=load_procedures()
+    )
+    (told,) = [problem for problem in said if problem.code == "experiment.method_unused"]
+    assert str(told).startswith(
+        "run.experiment.yaml:2: field method: capa.builtin.free_run uses no method"
+    )
+    assert not told.blocking
 
 
 def test_an_experiment_for_another_rig_is_rejected_with_both_names(spool: SpoolFolders) -> None:

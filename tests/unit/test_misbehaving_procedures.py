@@ -22,6 +22,7 @@ from capa.experiment.authorization import Authorization, AuthorizationError
 from capa.experiment.executor import MethodExecutor
 from capa.experiment.method import CustomStep
 from capa.experiment.procedures.base import (
+    OperatorCommand,
     Procedure,
     ProcedureContext,
     ResolvedRecordingPlan,
@@ -417,6 +418,31 @@ async def test_no_attribute_of_an_adapters_view_leads_to_the_driver(
                 setattr(view, name, 1)
 
     assert (await run_of(Prying, tmp_path)).run_status == "completed"
+
+
+async def test_an_operators_commands_are_received_in_both_ways_of_a_stream(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    heard: list[str] = []
+
+    class Listening(Script):
+        async def run(self, ctx: ProcedureContext) -> None:
+            heard.append((await ctx.operator_commands.receive()).kind)
+            async for order in ctx.operator_commands:
+                heard.append(order.kind)
+                return
+
+    async with bench_rig() as (rig, _):
+        one = conductor(rig, tmp_path, procedures={Listening.id: Listening})
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(one.run, request(None, procedure=Listening.id))
+            await trio.sleep(5)
+            assert one.tell(OperatorCommand("pause", "maria"))
+            await trio.sleep(1)
+            assert one.tell(OperatorCommand("accept", "maria"))
+    assert heard == ["pause", "accept"]
+    assert one.last_report is not None
+    assert one.last_report.run_status == "completed"
 
 
 # --- the recording plan ---------------------------------------------------------------------------
