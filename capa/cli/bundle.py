@@ -97,7 +97,7 @@ def show(run: Run, runs: Runs = None) -> None:
     from capa.cli.bundle_pages import show_lines
 
     opened = _opened(run, runs)
-    print("\n".join(show_lines(opened)))
+    print("\n".join(or_exit(lambda: show_lines(opened))))
 
 
 @bundle.command(no_args_is_help=True)

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from capa.errors import BundleError
 from capa.storage.open import Bundle
 
 __all__ = ["Binned", "binned", "span_s"]
@@ -33,8 +34,11 @@ class Binned:
 
 def span_s(bundle: Bundle, table: pa.Table) -> float:
     """Return the time that pages and plots show: the run's, and no less than its samples'."""
-    last_s = pc.max(table["t_mono_s"]).as_py()
-    return max(bundle.recorded_s(), last_s or 0.0)
+    last_s = pc.max(table["t_mono_s"]).as_py() or 0.0
+    try:
+        return max(bundle.recorded_s(), last_s)
+    except BundleError:  # no events to tell
+        return float(last_s)
 
 
 def binned(table: pa.Table, *, until_s: float, bins: int) -> list[Binned]:

@@ -16,6 +16,7 @@ from capa.storage.inflight import (
     connect_for_reading,
     create_inflight,
     create_status,
+    is_orphaned,
 )
 from capa.storage.packed import Lost
 from capa.storage.quality import Seen
@@ -40,7 +41,7 @@ def finish_inflight(work: Work) -> None:
     target, source = work.path / SCALARS_FILE, work.path / INFLIGHT_FILE
     resume_salvage(source)
     if source.exists() or not target.exists():
-        if not source.exists():
+        if not source.exists() and not is_orphaned(source):
             work.note(f"{INFLIGHT_FILE} was missing: there are no samples")
         _convert(work, repaired(work, INFLIGHT_FILE, create_inflight))
         source.unlink(missing_ok=True)

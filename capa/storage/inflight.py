@@ -33,6 +33,7 @@ __all__ = [
     "create_events",
     "create_inflight",
     "create_status",
+    "is_orphaned",
     "wal_of",
 ]
 
@@ -148,8 +149,23 @@ def create_status(connection: sqlite3.Connection) -> None:
 
 
 def connect_for_reading(path: Path) -> sqlite3.Connection:
-    """Open a file without changing a byte of it or of its WAL, not even on closing."""
+    """Open a file without changing a byte of it or of its WAL, not even on closing.
+
+    Raises:
+        sqlite3.DatabaseError: only its log is left. SQLite would take that for a leftover, and
+            delete it, although it is told to read only.
+    """
+    if is_orphaned(path):
+        raise sqlite3.DatabaseError(f"{path.name} is empty or missing beside its log")
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def is_orphaned(path: Path) -> bool:
+    """Whether there is a log whose database is missing or empty (one byte is empty to SQLite)."""
+    log = wal_of(path)
+    if not log.exists() or not log.stat().st_size:
+        return False
+    return not path.exists() or path.stat().st_size <= 1
 
 
 def wal_of(path: Path) -> Path:

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from capa.storage.chain import walk_chain
-from capa.storage.inflight import EVENTS_FILE, create_events
+from capa.storage.inflight import EVENTS_FILE, create_events, is_orphaned
 from capa.storage.manifest import GUARD_FILE
 from capa.storage.repaired import repaired
 from capa.storage.work import Work
@@ -20,7 +20,8 @@ _ENDED_AS = ("completed", "aborted", "crashed")
 
 def finish_events(work: Work) -> None:
     """Make one sound file of the events, and follow their chain."""
-    missing = not (work.path / EVENTS_FILE).exists()
+    file = work.path / EVENTS_FILE
+    missing = not file.exists() and not is_orphaned(file)
     path = repaired(work, EVENTS_FILE, create_events)
     if missing:
         work.note(f"{EVENTS_FILE} was missing; this one is empty")

@@ -1,16 +1,17 @@
 """A bundle's SQLite file as one sound file: its log taken in, salvaged if need be."""
 
+import shutil
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
 from capa.errors import BundleError
-from capa.storage.atomic import fsync_dir, fsync_file
-from capa.storage.evidence import EVIDENCE_DIR, keep_evidence
-from capa.storage.inflight import connect_for_reading, wal_of
+from capa.storage.atomic import fsync_dir, fsync_file, write_atomically
+from capa.storage.evidence import EVIDENCE_DIR, evidence_name
+from capa.storage.inflight import connect_for_reading, is_orphaned, wal_of
 from capa.storage.salvage import resume_salvage, salvage
-from capa.storage.wal import mend_wal
+from capa.storage.wal import first_page, mend_wal
 from capa.storage.work import Work
 
 __all__ = ["repaired"]
@@ -24,11 +25,9 @@ def repaired(work: Work, name: str, create: Callable[[sqlite3.Connection], None]
     """
     path = work.path / name
     resume_salvage(path)
-    if wal_of(path).exists() and not (path.exists() and path.stat().st_size):
-        # SQLite would take such a log for a leftover, and delete it.
-        work.note(f"{name} was missing beside its log, which is kept in {EVIDENCE_DIR}/")
-        keep_evidence(path)
-    elif (mended := mend_wal(path)) is not None:
+    if is_orphaned(path):
+        _adopt(work, path)
+    if (mended := mend_wal(path)) is not None:
         work.note(mended)
     try:
         if path.exists():
@@ -37,8 +36,32 @@ def repaired(work: Work, name: str, create: Callable[[sqlite3.Connection], None]
         raise
     except sqlite3.DatabaseError:
         work.note(salvage(path))
+    if path.exists() and not _tables(path):
+        work.note(f"there is nothing in {name}: if it had a log, that is lost")
     _as_single_file(path, create)
     return path
+
+
+def _adopt(work: Work, path: Path) -> None:
+    """Make a log's missing database anew, out of the log; it is kept as it was found, too."""
+    log = wal_of(path)
+    shutil.copyfile(log, kept := evidence_name(log))
+    fsync_file(kept)
+    page = first_page(path)
+    if page is None:
+        log.unlink()
+        words = f"nothing of it could be read; it is kept in {EVIDENCE_DIR}/"
+    else:
+        write_atomically(path, page)
+        words = f"what that holds was read; it is kept in {EVIDENCE_DIR}/"
+    work.note(f"{path.name} was missing beside its log: {words}")
+
+
+def _tables(path: Path) -> int:
+    with closing(connect_for_reading(path)) as connection:
+        query = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
+        count: int = connection.execute(query).fetchone()[0]
+    return count
 
 
 def _check(path: Path) -> None:

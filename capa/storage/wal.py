@@ -19,7 +19,7 @@ from capa.storage.atomic import fsync_file, write_atomically
 from capa.storage.evidence import evidence_name
 from capa.storage.inflight import wal_of
 
-__all__ = ["mend_wal"]
+__all__ = ["first_page", "mend_wal"]
 
 _HEADER_BYTES = 32
 _FRAME_HEADER_BYTES = 24
@@ -31,9 +31,12 @@ _Sum = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class _Frame:
+    """A page in the log; ``ours``: written since the log was last begun anew."""
+
     data: bytes
     commit: bool
     good: bool
+    ours: bool
 
 
 class _Log:
@@ -74,8 +77,9 @@ class _Log:
         for start in range(_HEADER_BYTES, len(self._data) - size + 1, size):
             frame = self._data[start : start + size]
             found: _Sum = struct.unpack(">2I", frame[16:24])
-            good = frame[8:16] == self.header[16:24] and self.frame_sum(frame, seed) == found
-            yield _Frame(frame, frame[4:8] != b"\0\0\0\0", good)
+            ours = frame[8:16] == self.header[16:24]
+            good = ours and self.frame_sum(frame, seed) == found
+            yield _Frame(frame, frame[4:8] != b"\0\0\0\0", good, ours)
             seed = found
 
     def without(self, frames: list[_Frame]) -> bytes:
@@ -108,15 +112,39 @@ def mend_wal(database: Path) -> str | None:
         fsync_file(kept)
         return f"{path.name} can't be read: {error}; it is kept in {kept.parent.name}/"
     frames = list(log.frames())
-    last_commit = max((n for n, it in enumerate(frames) if it.good and it.commit), default=-1)
+    last_commit = _last_commit(frames)
     bad = sum(not frame.good for frame in frames[:last_commit])
-    if not bad:
+    torn = sum(frame.ours and not frame.good for frame in frames[last_commit + 1 :])
+    if not bad and not torn:
         return None
     shutil.copyfile(path, kept := evidence_name(path))
     fsync_file(kept)
+    words = f"it is kept as it was in {kept.parent.name}/"
+    if not bad:
+        return f"{path.name} had {torn} damaged frames at its end, which can't be read; {words}"
     write_atomically(path, log.without(frames[: last_commit + 1]))
     path.with_name(database.name + "-shm").unlink(missing_ok=True)
-    return (
-        f"{path.name} had {bad} damaged frames of {len(frames)}: what follows them was read; "
-        f"it is kept as it was in {kept.parent.name}/"
-    )
+    told = f"{bad} damaged frames of {len(frames)}: what follows them was read"
+    return f"{path.name} had {told}; {words}"
+
+
+def first_page(database: Path) -> bytes | None:
+    """Return the first page of a database as its log has it; None where that has none.
+
+    With nothing but this page, SQLite finds the log to be a database's, and all others in it.
+
+    Raises:
+        OSError: the log cannot be read.
+    """
+    try:
+        frames = list(_Log(wal_of(database).read_bytes()).frames())
+    except ValueError:
+        return None
+    committed = frames[: _last_commit(frames) + 1]
+    pages = [frame.data for frame in committed if frame.good and frame.data[:4] == b"\0\0\0\x01"]
+    return pages[-1][_FRAME_HEADER_BYTES:] if pages else None
+
+
+def _last_commit(frames: list[_Frame]) -> int:
+    """Return the place of the last frame that ends a transaction; -1 where there is none."""
+    return max((n for n, it in enumerate(frames) if it.good and it.commit), default=-1)

@@ -1,14 +1,14 @@
 """What was committed is there: whatever the batching, wherever the file was cut, however killed."""
 
+import os
 import random
 import shutil
 import signal
-import sqlite3
 import subprocess
 import sys
 import tempfile
 import time
-from contextlib import closing
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -18,7 +18,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from capa.channels.sample import Sample
+from capa.errors import BundleError
 from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE, wal_of
+from capa.storage.open import open_bundle
 from capa.storage.seal import finalize_bundle
 from capa.storage.verify import verify_bundle
 from tests.support.bundles import messages, new_writer, read_json, say
@@ -172,12 +174,67 @@ def test_what_was_confirmed_before_a_kill_is_in_the_sealed_bundle(
     assert len(values) >= len(confirmed) - 1  # the last flush may not have been taken up yet
 
 
-def test_a_log_without_its_database_is_not_lost_from_sight(tmp_path: Path) -> None:
+def _all_there(path: Path) -> bool:
+    numbers = list(range(12))
+    values = pq.read_table(path / "scalars.parquet")["value"].to_pylist()
+    return messages(path) == list(map(str, numbers)) and values == [*numbers, *numbers]
+
+
+@pytest.mark.parametrize("name", [EVENTS_FILE, INFLIGHT_FILE])
+@pytest.mark.parametrize("size", [None, 0, 1, 2, 99, 100, 2000])
+def test_a_log_whose_database_is_missing_or_cut_gives_back_all_that_it_holds(
+    tmp_path: Path, name: str, size: int | None
+) -> None:
     path, _, _ = trio.run(_cut_short, tmp_path)
-    (path / EVENTS_FILE).unlink()
+    if size is None:
+        (path / name).unlink()
+    else:
+        os.truncate(path / name, size)
+    log = wal_of(path / name).read_bytes()
+
+    with suppress(BundleError):
+        open_bundle(path).events()
+    with suppress(BundleError):
+        open_bundle(path).scalars()
+    assert wal_of(path / name).read_bytes() == log, "reading destroyed what was left"
+
     result = finalize_bundle(path)
     assert result.sealed, result.detail
-    assert "events.sqlite was missing beside its log" in result.detail
-    with closing(sqlite3.connect(path / EVENTS_FILE)) as connection:
-        assert connection.execute("SELECT count(*) FROM events").fetchone() == (0,)
-    assert (path / "evidence" / "events.sqlite-wal").stat().st_size > 0
+    assert _all_there(path)
+    if size in (None, 0, 1):
+        assert f"{name} was missing beside its log" in result.detail
+        assert (path / "evidence" / f"{name}-wal").read_bytes() == log
+
+
+@pytest.mark.parametrize("name", [EVENTS_FILE, INFLIGHT_FILE])
+def test_a_log_of_which_nothing_can_be_read_is_kept_and_named(tmp_path: Path, name: str) -> None:
+    path, _, _ = trio.run(_cut_short, tmp_path)
+    (path / name).unlink()
+    wal_of(path / name).write_bytes(bytes(5000))
+    result = finalize_bundle(path)
+    assert result.sealed, result.detail
+    assert f"{name} was missing beside its log: nothing of it could be read" in result.detail
+    assert (path / "evidence" / f"{name}-wal").read_bytes() == bytes(5000)
+
+
+def test_a_log_that_is_damaged_at_its_end_is_kept_as_it_was(tmp_path: Path) -> None:
+    path, sizes, _ = trio.run(_cut_short, tmp_path)
+    log = wal_of(path / EVENTS_FILE)
+    with log.open("r+b") as file:
+        file.seek(sizes[-1] - 2000)
+        file.write(b"damaged")
+    was = log.read_bytes()
+    result = finalize_bundle(path)
+    assert result.sealed, result.detail
+    assert "events.sqlite-wal had 1 damaged frames at its end" in result.detail
+    assert (path / "evidence" / "events.sqlite-wal").read_bytes() == was
+    assert messages(path) == [str(number) for number in range(11)]
+
+
+@pytest.mark.parametrize("name", [EVENTS_FILE, INFLIGHT_FILE])
+def test_a_database_without_its_log_is_told_to_be_empty(tmp_path: Path, name: str) -> None:
+    path, _, _ = trio.run(_cut_short, tmp_path)
+    wal_of(path / name).unlink()
+    result = finalize_bundle(path)
+    assert result.sealed, result.detail
+    assert f"there is nothing in {name}" in result.detail
