@@ -149,3 +149,13 @@ def test_a_mode_that_is_none_is_an_error(site: Path, monkeypatch: pytest.MonkeyP
     answer = capa("list")
     assert answer.exit_code == 78
     assert "CAPA_PLUGIN_MODE='prod' is no mode" in answer.output
+
+
+def test_an_id_that_two_packages_bring_is_trusted_for_neither(site: Path) -> None:
+    files = {"broken/__init__.py": "", "broken/one.py": good("greet.one")}
+    install(site, "broken", files, {"greet.one": "broken.one:Idle"})
+    done = capa("trust", "greet.one", "--reason", "x")
+    assert done.exit_code == 2
+    assert "broken.one:Idle (package broken, entry point 'greet.one')" in done.stderr
+    assert "greet.one:Idle (package greet, entry point 'greet.one')" in done.stderr
+    assert not Path("plugins.lock").exists()
