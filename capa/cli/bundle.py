@@ -217,7 +217,7 @@ def export(
         refuse("say either --csv or --parquet-wide")
     opened = _opened(run, runs)
     if parquet_wide:
-        target = out or Path(f"{opened.run_id}.wide.parquet")
+        target = out or Path(f"{opened.path.resolve().name}.wide.parquet")
         rows = or_exit(lambda: write_wide_parquet(opened, target, every_s=every_s or EVERY_S))
     elif out is None:
         or_exit(lambda: write_csv(opened, sys.stdout.buffer, every_s=every_s))
@@ -241,7 +241,7 @@ def report(
     from capa.storage.report_page import report_html
 
     opened = _opened(run, runs)
-    target = out or Path(f"{opened.run_id}.{'png' if png else 'html'}")
+    target = out or Path(f"{opened.path.resolve().name}.{'png' if png else 'html'}")
     data = or_exit(lambda: plots_png(opened) if png else report_html(opened).encode())
     or_exit(lambda: target.write_bytes(data))
     print(target)

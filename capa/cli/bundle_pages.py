@@ -56,7 +56,7 @@ def removed_lines(removed: Sequence[Removed], root: Path) -> list[str]:
 
 def show_lines(bundle: Bundle) -> list[str]:
     """Return the page of ``capa bundle show``."""
-    return [
+    lines = [
         *_head(bundle),
         *_section("Steps", _steps(bundle)),
         *_section("Safe state", _verdicts(bundle)),
@@ -64,6 +64,12 @@ def show_lines(bundle: Bundle) -> list[str]:
         *_section("Warnings and worse", _warnings(bundle)),
         *_section("Notes", _notes(bundle)),
     ]
+    return [printable(line) for line in lines]
+
+
+def printable(text: str) -> str:
+    """Return a text that can do nothing to a terminal: names and messages come from anybody."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def event_line(event: RecordedEvent, *, as_json: bool = False) -> str:
@@ -73,7 +79,7 @@ def event_line(event: RecordedEvent, *, as_json: bool = False) -> str:
         told["metadata"] = json.loads(told.pop("metadata_json"))
         return json.dumps(told, ensure_ascii=False)
     mark = "" if event.severity in ("debug", "info") else f"{event.severity.upper()} "
-    return f"{clock(event.at_s)}  {event.kind:<24} {mark}{event.message}".rstrip()
+    return printable(f"{clock(event.at_s)}  {event.kind:<24} {mark}{event.message}".rstrip())
 
 
 def table_lines(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> list[str]:
@@ -245,4 +251,4 @@ def _number(value: float | None) -> str:
 def _cell(value: object) -> str:
     if value is None:
         return ""
-    return f"{value:.6g}" if isinstance(value, float) else str(value)
+    return f"{value:.6g}" if isinstance(value, float) else printable(str(value))

@@ -4,12 +4,12 @@ import json
 import platform
 from collections.abc import Mapping
 from dataclasses import asdict, is_dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 
 from capa.errors import BundleError
 from capa.models import Frozen
@@ -46,6 +46,7 @@ __all__ = [
     "VerdictEntry",
     "manifest_bytes",
     "read_manifest",
+    "salvaged_manifest",
     "versions",
     "write_manifest",
 ]
@@ -59,6 +60,21 @@ RunStatus = Literal["running", "completed", "aborted", "crashed"]
 BundleStatus = Literal["open", "finalizing", "sealed", "verification_failed"]
 
 
+_LONGEST_S = 9e9
+"""What nanoseconds in 64 bits can tell."""
+
+
+def _instant(at: datetime) -> datetime:
+    """Take an instant without an offset for UTC, and refuse one that no run can be added to."""
+    if not _FIRST_YEAR <= at.year < _LAST_YEAR:
+        raise ValueError(f"{at.year} is not the year of a run")
+    return at if at.tzinfo is not None else at.replace(tzinfo=UTC)
+
+
+_FIRST_YEAR, _LAST_YEAR = 1970, 9000
+_Instant = Annotated[datetime, AfterValidator(_instant)]
+
+
 class NewerFormatError(BundleError):
     """A bundle of a format that this version does not know: hands off."""
 
@@ -66,16 +82,16 @@ class NewerFormatError(BundleError):
 class Manifest(Frozen):
     """The whole manifest; ``custom`` takes what has no field of its own."""
 
-    format_version: int = FORMAT_VERSION
+    format_version: int = Field(default=FORMAT_VERSION, ge=1)
     run_id: str
     run_status: RunStatus = "running"
     bundle_status: BundleStatus = "open"
     exit_reason: str = ""
-    created_utc: datetime | None = None
-    started_utc: datetime | None = None
-    ended_utc: datetime | None = None
-    sealed_utc: datetime | None = None
-    duration_s: float | None = None
+    created_utc: _Instant | None = None
+    started_utc: _Instant | None = None
+    ended_utc: _Instant | None = None
+    sealed_utc: _Instant | None = None
+    duration_s: float | None = Field(default=None, ge=0, le=_LONGEST_S)
     operator: dict[str, Any] | str | None = None
     sample: dict[str, Any] = Field(default_factory=dict)
     tags: tuple[str, ...] = ()
@@ -183,14 +199,39 @@ def read_manifest(folder: Path) -> Manifest:
         data = json.loads(path.read_bytes())
     except OSError as error:
         raise BundleError(f"{path}: cannot be read: {error.strerror}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BundleError(f"{path}: is not JSON ({error}); was it cut or edited?") from error
     found = data.get("format_version") if isinstance(data, dict) else None
-    if isinstance(found, int) and found > FORMAT_VERSION:
+    if isinstance(found, int):
+        _refuse_newer(path, found)
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        first, *more = error.errors(include_url=False)
+        where = ".".join(map(str, first["loc"])) or "the whole of it"
+        others = f" (and {len(more)} more)" if more else ""
+        raise BundleError(f"{path}: is not a manifest: {where}: {first['msg']}{others}") from error
+    _refuse_newer(path, manifest.format_version)
+    return manifest
+
+
+def salvaged_manifest(folder: Path) -> Manifest:
+    """Return what fits of a manifest that is none; what does not fit its field is in ``custom``.
+
+    Of one that is no JSON, nothing is left but the run's id, which the folder has.
+    """
+    bare = Manifest(run_id=folder.name)
+    try:
+        data = json.loads((folder / MANIFEST_FILE).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return bare
+    if not isinstance(data, dict):
+        return bare
+    return bare.merged({**data, "run_id": folder.name, "bundle_status": "finalizing"})
+
+
+def _refuse_newer(path: Path, found: int) -> None:
+    if found > FORMAT_VERSION:
         raise NewerFormatError(
             f"{path}: has format {found}, this capa knows up to {FORMAT_VERSION}; use a newer capa"
         )
-    try:
-        return Manifest.model_validate(data)
-    except ValidationError as error:
-        raise BundleError(f"{path}: is not a manifest: {error}") from error

@@ -23,10 +23,10 @@ from capa.storage.lock import FolderLock
 from capa.storage.manifest import (
     MANIFEST_FILE,
     FileEntry,
-    Manifest,
     NewerFormatError,
     manifest_bytes,
     read_manifest,
+    salvaged_manifest,
 )
 from capa.storage.outcome import close_times, finish_events, settle_outcome
 from capa.storage.signing import SIGNATURE_FILE, Key, SigningError
@@ -92,7 +92,13 @@ def _finalize(path: Path, sign_key: Path | None) -> FinalizeResult:
     if work.manifest.bundle_status == "sealed":
         return _again(work)
     if work.manifest.bundle_status == "verification_failed":
-        return FinalizeResult("verification_failed", "; ".join(work.manifest.finalize_notes))
+        notes = "; ".join(work.manifest.finalize_notes)
+        return FinalizeResult("verification_failed", notes or "see capa bundle verify")
+    if (path / SUMS_FILE).exists():  # which is written after a manifest that says sealed
+        return FinalizeResult(
+            "verification_failed",
+            f"{path}: was sealed, and its {MANIFEST_FILE} was altered since; nothing was touched",
+        )
     _remove_leftovers(path)
     finish_events(work)
     settle_outcome(work)
@@ -114,7 +120,7 @@ def _begin(path: Path) -> Work | None:
     except BundleError as error:
         if (path / SUMS_FILE).exists():
             return None
-        work = Work(path, Manifest(run_id=path.name))
+        work = Work(path, salvaged_manifest(path))
         work.note(f"the manifest was made anew: {error}")
     if (path / MANIFEST_FILE).exists():
         keep_evidence(path / MANIFEST_FILE)
@@ -138,8 +144,7 @@ def _again(work: Work) -> FinalizeResult:
 
 def _remove_leftovers(path: Path) -> None:
     clear_temporaries(path)
-    for name in (SUMS_FILE, SIGNATURE_FILE):  # of a seal that a kill cut short
-        (path / name).unlink(missing_ok=True)
+    (path / SIGNATURE_FILE).unlink(missing_ok=True)  # of a seal that a kill cut short
 
 
 def _seal(work: Work, sign_key: Path | None) -> FinalizeResult:

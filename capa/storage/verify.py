@@ -29,11 +29,12 @@ def verify_bundle(path: Path, *, allowed_signers: Path | None = None) -> list[Pr
     try:
         manifest = read_manifest(path)
     except BundleError as error:
-        return [_problem("manifest_unreadable", path, MANIFEST_FILE, str(error))]
+        message = str(error).removeprefix(f"{path / MANIFEST_FILE}: ")
+        return [_problem("manifest_unreadable", path, MANIFEST_FILE, message)]
     problems = []
     if manifest.bundle_status != "sealed":
         message = f"bundle_status is {manifest.bundle_status}, not sealed"
-        hint = "finalize it: python -m capa.storage.finalize DIR"
+        hint = f"capa bundle finalize {path}"
         problems.append(_problem("not_sealed", path, MANIFEST_FILE, message, hint))
     return [
         *problems,
