@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from capa.errors import BundleError
 from capa.storage.catalog import RunRow
+from capa.storage.ended import left_as, outcome_of, unknown_end
 from capa.storage.open import Bundle, RecordedEvent
 from capa.storage.removal import Removed
 from capa.storage.retention import pin_file
@@ -143,7 +144,7 @@ def _steps(bundle: Bundle) -> list[str]:
         took = None if entered is None or left is None else (left - entered) / 1e9
         number = int(step.get("index", 0)) + 1
         cells = [number, step.get("kind"), step.get("target") or "", clock(begun), clock(took)]
-        rows.append([*cells, step.get("outcome") or "", _achieved(step)])
+        rows.append([*cells, outcome_of(step, bundle.manifest), _achieved(step)])
     columns = ("#", "KIND", "TARGET", "AT", "TOOK", "OUTCOME", "ACHIEVED")
     return table_lines(columns, rows) if rows else []
 
@@ -163,10 +164,12 @@ def _achieved(step: dict[str, Any]) -> str:
 
 def _verdicts(bundle: Bundle) -> list[str]:
     rows = [
-        (name, _number(entry.value), entry.verdict, entry.detail)
-        for name, entry in bundle.manifest.verdicts.items()
+        (it.channel, _number(it.value), it.verdict, it.by, it.detail)
+        for it in left_as(bundle.manifest)
     ]
-    return table_lines(("CHANNEL", "SAFE VALUE", "VERDICT", ""), rows) if rows else []
+    if not rows:
+        return [words] if (words := unknown_end(bundle.manifest)) else []
+    return table_lines(("CHANNEL", "SAFE VALUE", "VERDICT", "BY", ""), rows)
 
 
 def _channels(bundle: Bundle) -> list[str]:

@@ -1,8 +1,11 @@
 """Every channel of a run over time, with its steps and what went wrong: by matplotlib, an extra."""
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from capa.errors import BundleError
@@ -92,7 +95,7 @@ def _fill(figure: "Figure", bundle: Bundle, panels: Sequence[_Panel], until_s: f
         _draw_panel(axes, panel, until_s / _BINS / divisor)
     alarms = bundle.events(at_least="warning", limit=_MOST_ALARMS)
     for axes in rows:
-        _mark(axes, bundle.steps, [event.at_s / divisor for event in alarms], divisor)
+        _mark(axes, bundle.steps, [event.at_s / divisor for event in alarms], divisor, until_s)
     _number_steps(rows[0], bundle.steps, divisor, until_s)
     rows[-1].set_xlabel(f"time since the run was armed ({unit})")
     rows[-1].set_xlim(0, max(until_s, 1e-3) / divisor)
@@ -103,7 +106,9 @@ def _draw_panel(axes: "Axes", panel: _Panel, slice_width: float) -> None:
         color = _COLORS[place % len(_COLORS)]
         times = [(number + 0.5) * slice_width for number in channel.places]
         axes.fill_between(times, channel.lows, channel.highs, color=color, alpha=0.25, linewidth=0)
-        axes.plot(times, channel.means, color=color, linewidth=1.1, label=channel.channel)
+        drawn = _with_breaks(times, channel.means)
+        axes.plot(*drawn, color=color, linewidth=1.1, label=channel.channel)
+    axes.ticklabel_format(axis="y", useOffset=False, scilimits=(-7, 9))
     axes.set_ylabel(panel.unit if panel.unit != "1" else "")
     axes.grid(visible=True, color="#dddddd", linewidth=0.5)
     axes.margins(y=0.12)
@@ -114,10 +119,31 @@ def _draw_panel(axes: "Axes", panel: _Panel, slice_width: float) -> None:
     )
 
 
+def _with_breaks(times: Sequence[float], values: Sequence[float]) -> tuple[list[float], ...]:
+    """Return a line that ends where a channel fell silent: no value is drawn that nobody measured.
+
+    Silent is what takes more than five times the usual distance of its points.
+    """
+    distances = [later - earlier for earlier, later in pairwise(times)]
+    longest = 5 * median(distances) if distances else 0.0
+    at, seen = list(times[:1]), list(values[:1])
+    for distance, time, value in zip(distances, times[1:], values[1:], strict=True):
+        if distance > longest:
+            at.append(time)
+            seen.append(math.nan)
+        at.append(time)
+        seen.append(value)
+    return at, seen
+
+
 def _mark(
-    axes: "Axes", steps: Sequence[dict[str, Any]], alarms_at: Sequence[float], divisor: float
+    axes: "Axes",
+    steps: Sequence[dict[str, Any]],
+    alarms_at: Sequence[float],
+    divisor: float,
+    until_s: float,
 ) -> None:
-    for number, (entered, left) in enumerate(_spans(steps, divisor)):
+    for number, (entered, left) in enumerate(_spans(steps, divisor, until_s)):
         if number % 2:
             axes.axvspan(entered, left, color="#64748b", alpha=0.08, linewidth=0)
     for at in alarms_at:
@@ -129,7 +155,7 @@ def _number_steps(
 ) -> None:
     """Write the number and kind of each step above the first panel, where there is room."""
     width = max(until_s / divisor, 1e-9)
-    for step, (entered, left) in zip(_timed(steps), _spans(steps, divisor), strict=True):
+    for step, (entered, left) in zip(_timed(steps), _spans(steps, divisor, until_s), strict=True):
         share = (left - entered) / width
         number = int(step.get("index", 0)) + 1
         text = f"{number} {step.get('kind', '')}" if share > 0.07 else f"{number}"
@@ -144,11 +170,14 @@ def _timed(steps: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     return [step for step in steps if step.get("entered_ns") is not None]
 
 
-def _spans(steps: Sequence[dict[str, Any]], divisor: float) -> list[tuple[float, float]]:
+def _spans(
+    steps: Sequence[dict[str, Any]], divisor: float, until_s: float
+) -> list[tuple[float, float]]:
+    """Return when each step began and ended; one that was never left goes on to the end."""
     found = []
     for step in _timed(steps):
         entered, left = step["entered_ns"], step.get("left_ns")
-        left = entered if left is None else left
+        left = until_s * 1e9 if left is None else left
         found.append((entered / 1e9 / divisor, left / 1e9 / divisor))
     return found
 

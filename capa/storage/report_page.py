@@ -6,6 +6,7 @@ from datetime import datetime
 from html import escape
 from typing import Any
 
+from capa.storage.ended import left_as, outcome_of, unknown_end
 from capa.storage.open import Bundle, RecordedEvent
 from capa.storage.plots import plots_svg
 
@@ -84,18 +85,20 @@ def _steps(bundle: Bundle) -> str:
         number = int(step.get("index", 0)) + 1
         begun = None if entered is None else entered / 1e9
         told = step.get("hold") or step.get("ramp") or {}
-        cells = [number, step.get("kind"), step.get("target"), begun, took, step.get("outcome")]
-        rows.append([*cells, _words(told)])
+        cells = [number, step.get("kind"), step.get("target"), begun, took]
+        rows.append([*cells, outcome_of(step, bundle.manifest), _words(told)])
     heads = ("#", "Kind", "Target", "At (s)", "Took (s)", "Outcome", "Measured")
     return _table(heads, rows) if rows else ""
 
 
 def _verdicts(bundle: Bundle) -> str:
-    found = bundle.manifest.verdicts.items()
-    rows = [(name, it.value, it.verdict, it.readback, it.detail) for name, it in found]
-    heads = ("Channel", "Safe value", "Verdict", "Read back", "")
-    marks = ["" if it.verdict == "proven" else "error" for _, it in found]
-    return _table(heads, rows, marks) if rows else ""
+    found = left_as(bundle.manifest)
+    if not found:
+        words = unknown_end(bundle.manifest)
+        return f"<p>{escape(words)}</p>" if words else ""
+    rows = [(it.channel, it.value, it.verdict, it.readback, it.by, it.detail) for it in found]
+    heads = ("Channel", "Safe value", "Verdict", "Read back", "By", "")
+    return _table(heads, rows, ["" if it.verdict == "proven" else "error" for it in found])
 
 
 def _quality(bundle: Bundle) -> str:
