@@ -1,5 +1,7 @@
 """What the daemon does with an open rig: what it says of alarms, and how later stages end."""
 
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -118,3 +120,29 @@ async def test_a_later_stage_that_is_not_reached_trips_after_a_run_and_not_after
         assert any("purge.flow could not be" in words for words in w.monitor.forbidding().values())
         await one.opening._drive_later(w.rig, w.conductor, w.monitor, pending)
         assert not any("purge.flow" in words for words in w.monitor.forbidding().values())
+
+
+async def at_once(work: Callable[..., object], *given: object, **_named: object) -> object:
+    """Stand in for a thread: virtual time can't wait for one."""
+    await trio.lowlevel.checkpoint()
+    return work(*given)
+
+
+async def test_a_rig_that_is_open_is_watched_over_and_one_that_is_closed_no_longer(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @asynccontextmanager
+    async def as_it_is(*given: object, **_named: object) -> AsyncIterator[object]:
+        yield given[0]
+
+    async with box(tmp_path) as one:
+        parts, hearts = one.bench.parts, one.service.heartbeats
+        monkeypatch.setattr(one.opening, "_real_or_twin", as_it_is)
+        monkeypatch.setattr("capad.opening.open_parts", lambda *_, **__: as_it_is(one.watched.rig))
+        monkeypatch.setattr("capad.opening.make_conductor", lambda *_, **__: one.watched.conductor)
+        monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+        long_ago = trio.current_time() + 1000.0
+        async with one.opening.opened(parts):
+            missed = hearts.stale(long_ago)
+            assert {"poll:furnace", "poll:mfc", "poll:balance", "safety monitor"} <= missed.keys()
+        assert hearts.stale(long_ago) == {}
