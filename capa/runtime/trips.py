@@ -47,11 +47,13 @@ class TripStore:
     def load(self) -> tuple[Trip, ...]:
         """Return what is latched; a file that can't be read is a trip of its own."""
         try:
-            data = json.loads(self.file.read_bytes())
-            return tuple(_trip(entry) for entry in data["trips"])
+            entries = json.loads(self.file.read_bytes())["trips"]
+            if not isinstance(entries, list):
+                raise TypeError(f"trips: {entries!r} is no list")
+            return tuple(_trip(entry) for entry in entries)
         except FileNotFoundError:
             return ()
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             message = f"{self.file} can't be read ({error}); nobody knows what was latched"
             return (Trip(_UNREADABLE, message, _now()),)
 

@@ -196,6 +196,20 @@ async def test_a_trip_survives_the_process_and_shuts_the_gate_of_the_next(
 # --- heat that nobody asked for -------------------------------------------------------------------
 
 
+async def test_a_trip_that_the_disk_would_not_take_is_kept_once_it_does(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with watched(tmp_path) as w:
+        w.store.file.mkdir()
+        w.twins.fault("sensor_break", device="furnace")
+        await until(lambda: w.tripped)
+        await trio.sleep(10)
+        assert w.trips.unsaved
+        w.store.file.rmdir()
+        await until(lambda: not w.trips.unsaved)
+        assert [trip.rule for trip in w.store.load()] == ["sensor heater.pv"]
+
+
 async def test_a_welded_relay_is_noticed_while_nothing_runs(
     autojump_clock: MockClock, tmp_path: Path
 ) -> None:

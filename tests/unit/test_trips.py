@@ -54,7 +54,12 @@ def test_clearing_is_recorded_with_name_reason_and_user(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"{", b"[]", b'{"trips": [{}]}', b'{"trips": 3}', b"\xff\xfe", b"null"]
+    "content",
+    [
+        *(b"", b"{", b"[]", b"null", b"\xff\xfe", b"[" * 100_000),
+        *(b'{"trips": [{}]}', b'{"trips": 3}', b'{"trips": ""}', b'{"trips": {}}'),
+    ],
+    ids=lambda content: content[:16],
 )
 def test_a_file_that_cannot_be_read_is_a_trip_of_its_own(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "trips.json").write_bytes(content)
