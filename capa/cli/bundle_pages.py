@@ -173,15 +173,14 @@ def _verdicts(bundle: Bundle) -> list[str]:
 
 
 def _channels(bundle: Bundle) -> list[str]:
-    from capa.storage.binned import binned, span_s
+    from capa.storage.binned import overview
 
     try:
-        table = bundle.scalars()
+        found = overview(bundle, bins=_PLOT_WIDTH)
     except BundleError as error:
         return [str(error)]
-    found = binned(table, until_s=span_s(bundle, table), bins=_PLOT_WIDTH)
     columns = ("CHANNEL", "UNIT", "FIRST", "MIN", "MAX", "LAST", "SAMPLES", "GAPS", "")
-    return table_lines(columns, [_channel_cells(bundle, each) for each in found])
+    return table_lines(columns, [_channel_cells(bundle, each) for each in found.channels])
 
 
 def _channel_cells(bundle: Bundle, it: "Binned") -> list[str]:

@@ -9,7 +9,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from capa.errors import BundleError
-from capa.storage.binned import Binned, binned, span_s
+from capa.storage.binned import Binned, overview
 from capa.storage.open import Bundle
 
 if TYPE_CHECKING:
@@ -59,9 +59,8 @@ def _drawn(bundle: Bundle, kind: str) -> bytes:
         raise BundleError(
             "plots need matplotlib, which is an extra: pip install 'capa[report]'"
         ) from None
-    table = bundle.scalars()
-    until_s = span_s(bundle, table)
-    panels = _panels(binned(table, until_s=until_s, bins=_BINS))
+    found = overview(bundle, bins=_BINS)
+    until_s, panels = found.until_s, _panels(found.channels)
     with rc_context({"svg.fonttype": "none", "svg.hashsalt": bundle.run_id, "font.size": 8.5}):
         figure = Figure(figsize=(_WIDTH_IN, _MARGIN_IN + _PANEL_IN * max(1, len(panels))))
         _fill(figure, bundle, panels, until_s)

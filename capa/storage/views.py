@@ -15,7 +15,7 @@ import pyarrow as pa
 from capa.errors import BundleError
 from capa.storage.catalog import RunRow, catalogued
 from capa.storage.open import RecordedEvent, open_bundle
-from capa.storage.tables import COLUMNS, SCALARS_FILE
+from capa.storage.pieces import COLUMNS, SCALARS_FILE
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
