@@ -174,7 +174,7 @@ class Working:
         service.code = max(service.code, _exit_code(report))
         if report.holds:
             await spool.hold(f"{shown_name(report.job.name)} {report.summary}")
-        service.abort = ""
+            service.abort = ""  # else it came too late for this run: it holds what waits
         await spool.finish(
             report.job, report.outcome, report, stopping=lambda: bool(service.stopping)
         )

@@ -157,3 +157,25 @@ def start(daemon: Daemon, twin: Twin, method: str) -> None:
     daemon.drop("long.method.toml", method)
     daemon.wait_setpoint(twin, 99.0)
     daemon.wait_status("RUN 2")
+
+
+def test_a_sigint_that_comes_while_a_bundle_is_sealed_holds_what_waits(
+    twin: Twin, tmp_path: Path
+) -> None:
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        start(daemon, twin, method_toml(hold_s=2.0))
+        daemon.drop("next.method.toml", method_toml(hold_s=0.1))
+        daemon.wait_status("queue 1")
+        eventually(lambda: sealing(daemon), "a bundle is being sealed", say=daemon.log)
+        daemon.send(signal.SIGINT)
+        assert report(daemon.wait_job("done"))["run_status"] == "completed"
+        daemon.wait_status("HELD")
+        assert [job.name[:6] for job in daemon.jobs("queued")] == ["000002"]
+        assert twin.setpoint() == 20.0
+        daemon.release()
+        daemon.wait_job("done", 2)
+
+
+def sealing(daemon: Daemon) -> bool:
+    manifests = daemon.runs.glob("*/manifest.json")
+    return any('"finalizing"' in manifest.read_text() for manifest in manifests)
