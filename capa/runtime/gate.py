@@ -194,7 +194,14 @@ class Gate:
         self._check_authorization(command)  # the commit took time: the run may have ended
         self._check_trip()
         called_back = self._recalls != recalls  # while it waited for its turn or for the record
-        result = self._called_back(name) if called_back else await self._send(name, value)
+        try:
+            result = self._called_back(name) if called_back else await self._send(name, value)
+        except BaseException as error:  # cancelled on the wire, or a driver's bug
+            self.note(name, value)  # it may have arrived
+            detail = f"{name}: nobody waited for the answer ({type(error).__name__}: {error})"
+            lost = CommandResult(accepted=False, detail=detail)
+            self._record("command.result", "error", command, lost)
+            raise
         self._record("command.result", _severity(result), command, result)
         return result
 

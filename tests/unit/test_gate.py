@@ -53,6 +53,9 @@ class FakeRig:
     def tolerance(self, _channel: str) -> float:
         return 0.1
 
+    def hush(self, _for_s: float) -> None:
+        """Polls do not get in the way here."""
+
     async def write(self, channel: str, value: float, *, priority: Priority) -> WriteAck:
         assert priority is Priority.COMMAND
         await trio.sleep(self.latency_s)
@@ -260,6 +263,24 @@ async def test_up_and_down_within_the_window_is_still_a_change(
     assert not (await setup.send(PURGE, 50.0)).accepted
 
 
+@pytest.mark.parametrize("end", ["no reply", "called back"])
+async def test_a_setpoint_that_may_have_arrived_counts_for_the_rate(
+    autojump_clock: MockClock, end: str
+) -> None:
+    setup = armed()
+    setup.gate.note(PURGE, 0.0)
+    setup.rig.latency_s = 1.0
+    async with trio.open_nursery() as nursery:
+        setup.rig.answer = LinkTimeoutError(end)
+        nursery.start_soon(setup.send, PURGE, 190.0)
+        await trio.sleep(0.5)
+        if end == "called back":
+            setup.gate.recall("the run was asked to stop")
+    setup.rig.answer = None
+    await trio.sleep(10.5)
+    assert "would change it by 210" in (await setup.send(PURGE, 400.0)).detail
+
+
 async def test_the_safe_value_is_exempt_from_the_rate(autojump_clock: MockClock) -> None:
     setup = armed()
     setup.gate.note(PURGE, 400.0)
@@ -353,6 +374,18 @@ async def test_a_trip_that_latches_during_the_commit_sends_nothing(
     assert setup.rig.written == []
 
 
+async def test_what_waits_for_its_record_is_called_back_by_a_stop(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed(SlowBundle(1.0))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(setup.send, HEATER, 600.0)
+        await trio.sleep(0.5)
+        setup.gate.recall("the run was asked to stop")
+    assert setup.rig.written == []
+    assert (await setup.send(HEATER, 20.0)).accepted
+
+
 @pytest.mark.parametrize("end", [Gate.end_run, lambda gate: gate.latch("smoke")])
 async def test_what_waits_for_the_wire_is_called_back(
     autojump_clock: MockClock, end: Callable[[Gate], None]
@@ -371,6 +404,34 @@ async def test_what_waits_for_the_wire_is_called_back(
     assert setup.rig.written == []
     assert not results[0].accepted
     assert trio.current_time() < 2
+
+
+async def test_a_command_whose_answer_nobody_waits_for_is_on_record_and_counts_as_given(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed()
+    setup.rig.latency_s = 1.0
+    with trio.move_on_after(0.5):
+        await setup.send(HEATER, 600.0)
+    assert_nobody_knows(setup, "Cancelled")
+
+
+async def test_a_command_on_which_its_driver_breaks_is_on_record_and_counts_as_given(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed()
+    setup.rig.answer = ZeroDivisionError("a bug of the driver")
+    with pytest.raises(ZeroDivisionError):
+        await setup.send(HEATER, 600.0)
+    assert_nobody_knows(setup, "a bug of the driver")
+
+
+def assert_nobody_knows(setup: Setup, why: str) -> None:
+    (result,) = setup.bundle.of_kind("command.result")
+    assert result.severity == "error"
+    assert "nobody waited for the answer" in result.message
+    assert why in result.message
+    assert [value for _, value in setup.gate.commanded(HEATER)] == [600.0]
 
 
 @pytest.mark.parametrize(
