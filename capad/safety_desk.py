@@ -87,7 +87,8 @@ class SafetyDesk:
         folders = {RUNS_FREE: self._settings.runs.root, SPOOL_FREE: self._settings.spool.root}
 
         async def measure() -> Mapping[str, float]:
-            return await trio.to_thread.run_sync(_free_mb, folders)
+            # A disk that hangs must not keep the rig from being closed, nor the daemon from ending.
+            return await trio.to_thread.run_sync(_free_mb, folders, abandon_on_cancel=True)
 
         return measure
 
