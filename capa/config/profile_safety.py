@@ -22,7 +22,7 @@ def limit_breach(channel: ChannelSpec, value: float) -> str | None:
 
 def safety_problems(draft: Draft) -> list[Problem]:
     """Return what is wrong with limits, safe values and the ages that make data stale."""
-    checks = (_limits, _forgotten, _stages, _stale)
+    checks = (_limits, _forgotten, _stages, _stale, _unheard)
     return [problem for check in checks for problem in check(draft)]
 
 
@@ -108,3 +108,13 @@ def _stale(draft: Draft) -> Iterator[Problem]:
             )
             hint = f"allow at least {2 / rate_hz:g} s"
             yield draft.problem("stale", ("channels", index, "stale_after_s"), message, hint)
+
+
+def _unheard(draft: Draft) -> Iterator[Problem]:
+    """An alarm sees nothing of a channel that is silent, and only an age says that it is."""
+    for index, channel in draft.channels.items():
+        if channel.alarms and channel.device is not None and channel.stale_after_s is None:
+            message = "has alarms and no stale_after_s: when it falls silent, nothing is raised"
+            hint = "add stale_after_s, of two polls at least"
+            path = ("channels", index)
+            yield draft.problem("no_stale_after", path, message, hint, blocking=False)

@@ -82,6 +82,7 @@ kind = "temperature"
 unit = "degC"
 device = "oven"
 field = "pv"
+stale_after_s = 2.0
 alarms = [{ id = "overtemp", op = ">", threshold = 820.0 }]
 
 [[channels]]

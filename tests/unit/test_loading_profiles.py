@@ -183,7 +183,8 @@ def test_a_warning_does_not_keep_a_profile_from_loading(tmp_path: Path) -> None:
         ),
         (
             '[[channels]]\nname = "p"\nkind = "power"\nunit = "%"\ndevice = "oven"\n'
-            'field = "power"\nalarms = [{ id = "overtemp", op = ">", threshold = 1 }]\n',
+            'field = "power"\nstale_after_s = 2\n'
+            'alarms = [{ id = "overtemp", op = ">", threshold = 1 }]\n',
             "duplicate_name",
         ),
         (
@@ -243,6 +244,13 @@ def test_channels_derived_from_each_other_are_refused(tmp_path: Path) -> None:
 def test_data_can_t_be_fresher_than_it_is_polled(tmp_path: Path) -> None:
     problem = only(tmp_path, 'field = "mass"', 'field = "mass"\nstale_after_s = 0.1')
     assert problem.hint == "allow at least 0.2 s"
+
+
+def test_an_alarm_on_a_channel_that_never_counts_as_silent_gives_a_warning(tmp_path: Path) -> None:
+    alarm = 'alarms = [{ id = "heavy", op = ">", threshold = 50.0 }]'
+    problem = only(tmp_path, 'field = "mass"', f'field = "mass"\n{alarm}')
+    assert (problem.code, problem.blocking) == ("profile.no_stale_after", False)
+    assert "when it falls silent, nothing is raised" in problem.message
 
 
 def test_problems_of_every_sort_come_at_once(tmp_path: Path) -> None:
