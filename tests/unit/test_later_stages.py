@@ -340,6 +340,26 @@ async def test_a_time_out_that_ended_while_nobody_was_there_is_kept_once_stage_o
         assert two.driven == [(135.0, 1)]
 
 
+async def test_after_a_restart_a_condition_that_holds_waits_for_stage_one(
+    autojump_clock: MockClock, file: Path
+) -> None:
+    stages = stages_of(HEAT_OFF, PURGE_OFF)
+    async with cooling(Cooling(stages, file)) as one:
+        one.stage_one()
+        await trio.sleep(30)
+    async with cooling(Cooling(stages, file)) as two:
+        for _ in range(20):
+            two.publish(100.0)
+            await trio.sleep(0.5)
+        assert two.driven == []
+        two.stage_one()
+        two.publish(100.0)
+        await trio.sleep(0.5)
+        two.publish(100.0)
+        await trio.sleep(0.5)
+        assert [stage for _, stage in two.driven] == [1]
+
+
 @pytest.mark.parametrize(
     ("wall_off_s", "at_s"), [(0.0, 60.0), (-86_400.0, 100.0)], ids=["right", "a day back"]
 )

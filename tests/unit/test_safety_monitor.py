@@ -13,6 +13,7 @@ from trio.testing import MockClock
 from capa.experiment.method import Method
 from capa.experiment.procedures.base import ProcedureContext
 from capa.experiment.procedures.builtin.recipe_runner import RecipeRunner
+from capa.runtime.conductor import Conductor
 from capa.runtime.report import RunReport
 from capa.runtime.safety_book import RUNS_FREE
 from capa.runtime.trips import Trips
@@ -338,6 +339,18 @@ async def test_little_space_for_bundles_stops_the_run_and_blocks_the_next_until_
         free[RUNS_FREE] = 5000.0
         await trio.sleep(10)
         assert w.monitor.forbidding() == {}
+
+
+async def test_a_recorder_that_falls_behind_is_said(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with watched(tmp_path) as w:
+        await trio.sleep(1)
+        assert w.monitor.raised == {}
+        monkeypatch.setattr(Conductor, "recorder_lag_s", property(lambda _: 60.0))
+        await until(lambda: w.monitor.raised, within_s=1)
+        (words,) = w.monitor.raised.values()
+        assert words == "recorder lag = 60 s: alarm at > 5"
 
 
 async def test_nothing_is_armed_while_the_safe_state_is_still_being_driven(

@@ -204,3 +204,20 @@ async def test_each_vital_loop_is_heard_and_one_that_stops_is_missed(
         await trio.sleep(15)
         assert set(hearts.stale(trio.current_time())) == {"safety monitor", "poll:furnace"}
         nursery.cancel_scope.cancel()
+
+
+async def test_a_spool_that_is_not_looked_through_any_more_is_missed(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async with box(tmp_path) as one:
+        scanned = trio.Event()
+        spool: Any = SimpleNamespace(scanned=scanned, beat_at_s=trio.current_time())
+        one.service.spool = spool
+        await trio.sleep(300)
+        assert "spool" not in one.opening._beats()  # its first look may take its time
+        scanned.set()
+        hearts = Heartbeats()
+        hearts.watch(one.opening._beats)
+        assert "spool" in hearts.stale(trio.current_time())
+        spool.beat_at_s = trio.current_time()
+        assert "spool" not in hearts.stale(trio.current_time())
