@@ -185,3 +185,20 @@ async def test_a_job_that_goes_back_or_ends_on_a_bad_disk_gets_there_once_and_is
         assert states == ["queued", "active", "queued", "active", "failed"]
     assert [path.name for path in (tmp_path / "spool" / "failed").iterdir()] == [job.id]
     assert [path.name for path in (tmp_path / "spool" / "active").iterdir()] == []
+
+
+async def test_where_nothing_tells_of_a_dropped_file_it_is_found_by_looking(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def deaf(*_: object) -> None:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr(spool_module, "watch", deaf)
+    spool = await filled(tmp_path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.run)
+        await spool.scanned.wait()
+        (tmp_path / "spool" / "incoming" / "7.experiment.toml").write_text("0 -")
+        with trio.fail_after(60):
+            assert await next_name(spool) == "7"
+        nursery.cancel_scope.cancel()
