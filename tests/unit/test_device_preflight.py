@@ -3,7 +3,7 @@
 import json
 import re
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -213,6 +213,37 @@ async def test_a_device_that_falls_silent_while_it_is_asked_is_named(
         assert trio.current_time() - began_s < 6.0
     assert report.run_status == "refused"
     assert "device furnace: its settings could not be read" in texts(report)
+
+
+async def fails(*_: object) -> list[SettingReport]:
+    await trio.sleep(0.1)
+    raise ZeroDivisionError("a bug")
+
+
+async def hangs(*_: object) -> list[SettingReport]:
+    await trio.sleep_forever()
+    return []
+
+
+@pytest.mark.parametrize(
+    ("look", "words"),
+    [(fails, "its driver raised ZeroDivisionError: a bug"), (hangs, "no answer within 5 s")],
+)
+async def test_a_driver_that_can_not_say_its_settings_refuses_the_run_and_ends_nothing(
+    autojump_clock: MockClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    look: Callable[..., Awaitable[list[SettingReport]]],
+    words: str,
+) -> None:
+    async with bench_rig() as (rig, twins):
+        one = conductor(rig, tmp_path)
+        await trio.sleep(1.0)
+        monkeypatch.setattr(rig.settings.keepers["furnace"], "look", look)
+        report = await one.run(request(SHORT))
+        assert report.run_status == "refused"
+        assert f"device furnace: its settings could not be read: {words}" in texts(report)
+        assert twins.outputs()["furnace.setpoint"] < 100.0
 
 
 async def test_a_change_is_on_record_before_it_is_on_the_wire(
