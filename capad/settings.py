@@ -7,6 +7,7 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
+from capa.config.box import BOX_SETTINGS, BOX_SPOOL
 from capa.config.explain import explain
 from capa.config.problems import ProblemsError
 from capa.config.reading import decode_text, parse_toml, read_bytes
@@ -15,7 +16,6 @@ from capa.models import Frozen, Number, Whole
 from capa.plugins.policy import IMPORT_DEADLINE_S
 
 __all__ = [
-    "DEFAULT_CONFIG",
     "KeepSettings",
     "PluginSettings",
     "RigSettings",
@@ -28,8 +28,6 @@ __all__ = [
     "settings_text",
 ]
 
-DEFAULT_CONFIG = Path("/etc/capad/capad.toml")
-
 
 class RigSettings(Frozen):
     """Which rig this box is wired to."""
@@ -40,7 +38,7 @@ class RigSettings(Frozen):
 class SpoolSettings(Frozen):
     """Where jobs are dropped, and who may drop what."""
 
-    root: Path = Path("/var/lib/capad/spool")
+    root: Path = BOX_SPOOL
     settle_s: float = Field(default=0.25, gt=0, le=60)
     rescan_s: float = Field(default=5.0, ge=0.5, le=3600)
     max_bytes: int = Field(default=1024 * 1024, gt=0)
@@ -115,10 +113,10 @@ def load_settings(path: Path | None, flags: Mapping[str, Path | None]) -> Settin
     Raises:
         ProblemsError: everything that is wrong with the file.
     """
-    if path is None and not DEFAULT_CONFIG.exists():
+    if path is None and not BOX_SETTINGS.exists():
         settings = Settings()
     else:
-        settings = _read(DEFAULT_CONFIG if path is None else path)
+        settings = _read(BOX_SETTINGS if path is None else path)
     for key, value in flags.items():
         if value is not None:
             table, name = key.split(".")

@@ -22,12 +22,13 @@ from capa.runtime.safety_book import RuleBook
 from capa.runtime.safety_monitor import SafetyMonitor
 from capa.runtime.stage_store import Pending
 from capa.runtime.stages import LaterStages
-from capa.runtime.trips import Trips
+from capa.runtime.trips import Trips, TripStore
 from capa.runtime.twin_child import running_twin
 
-__all__ = ["ABORTED", "COMPLETED", "CRASHED", "NOT_VERIFIED", "ForegroundRun"]
+__all__ = ["ABORTED", "CLEARING", "COMPLETED", "CRASHED", "NOT_VERIFIED", "ForegroundRun"]
 
 COMPLETED, ABORTED, CRASHED, NOT_VERIFIED = 0, 1, 2, 3
+CLEARING = "nothing is armed until capad runs and: capa safety clear --by NAME --reason TEXT"
 ANSWER_WAIT_S = 10.0
 GRACE_S = 10.0
 SAFING_BUDGET_S = 5.0
@@ -44,6 +45,7 @@ class ForegroundRun:
         runs_root: where its bundle goes.
         twin_dir: where the twin that stands in for the instruments is put; None for a real rig.
         keyboard: the descriptor of a terminal whose lines are obeyed; None where there is none.
+        trips: where the box keeps what trips, for its daemon and the next run; None without a box.
     """
 
     parts: Parts
@@ -53,6 +55,7 @@ class ForegroundRun:
     console: RunConsole
     log: FilteringBoundLogger
     keyboard: int | None = None
+    trips: TripStore | None = None
     _conductor: Conductor | None = None
     _stopping: str = ""
     _waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -132,12 +135,13 @@ class ForegroundRun:
             log=self.log,
             on_progress=self._progressed,
         )
+        trips = Trips(log=self.log)
         monitor = SafetyMonitor(
             rig,
             rules,
             gate,
-            Trips(log=self.log),
-            None,  # nothing but this run is blocked by its trip
+            trips,
+            self.trips,
             conductor,
             safing_budget_s=SAFING_BUDGET_S,
             log=self.log,
@@ -154,7 +158,22 @@ class ForegroundRun:
             if report.run_id is not None and self.twin_dir is None:
                 code = max(code, await self._cooled(rig, gate, monitor, report))
             nursery.cancel_scope.cancel()
+        await self._keep(trips)
         return code
+
+    async def _keep(self, trips: Trips) -> None:
+        """Have the box know what tripped: its daemon arms nothing until somebody has cleared it."""
+        for trip in trips.latched:
+            self.console.say(f"TRIPPED: {trip.message}")
+        if self.trips is None or not trips.latched:
+            return
+        try:
+            if trips.unsaved:
+                await trio.to_thread.run_sync(trips.save, self.trips)
+        except OSError as error:
+            self.console.say(f"NOT LATCHED: {self.trips.file} can't be written: {error}")
+        else:
+            self.console.say(f"  latched: {CLEARING}")
 
     async def _cooled(self, rig: Rig, gate: Gate, monitor: SafetyMonitor, report: RunReport) -> int:
         """Wait for the later stages of the safe state; what a signal leaves undone is said.

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from capa.runtime.rig_lock import BOX_RUNTIME_DIR, RigLock
+from capa.config.box import BOX_RUNTIME_DIR, BOX_SETTINGS
+from capa.runtime.rig_lock import RigLock
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from capa.experiment.procedures.base import Procedure
     from capa.runtime.parts import Parts
     from capa.runtime.report import RunRequest
+    from capa.runtime.trips import TripStore
 
 __all__ = ["run"]
 
@@ -53,6 +55,12 @@ def run(
             "--runtime-dir", metavar="DIR", help="Where a daemon that drives this rig would say so."
         ),
     ] = BOX_RUNTIME_DIR,
+    config: Annotated[
+        Path,
+        typer.Option(
+            "--config", metavar="FILE", help="The settings of the box, whose trips forbid a run."
+        ),
+    ] = BOX_SETTINGS,
 ) -> None:
     """Run EXPERIMENT now, and watch it; Ctrl-C aborts it, a second one ends its cooldown.
 
@@ -64,10 +72,12 @@ def run(
 
     code = _REFUSED
     lock = RigLock(runtime_dir)
+    trips = None
     try:
         if not (twin or dry_run):
             lock.acquire_if_there()
-        code = _run(file, hardware, _runs_root(runs), twin=twin, dry_run=dry_run)
+            trips = _trips(config)
+        code = _run(file, hardware, _runs_root(runs), trips, twin=twin, dry_run=dry_run)
     except* ProblemsError as refused:
         for error in _leaves(refused):
             _tell(error.problems)
@@ -79,7 +89,33 @@ def run(
     raise typer.Exit(code)
 
 
-def _run(file: Path, hardware: Path | None, runs: Path, *, twin: bool, dry_run: bool) -> int:
+def _trips(settings: Path) -> "TripStore | None":
+    """Return where the box keeps its trips; None without a box.
+
+    Raises:
+        CapaError: one is latched, or nobody can know.
+    """
+    from capa.cli.foreground import CLEARING
+    from capa.errors import CapaError
+    from capa.runtime.trips import trips_of_box
+
+    store = trips_of_box(settings)
+    latched = () if store is None else store.load()
+    if latched:
+        words = "; ".join(trip.message for trip in latched)
+        raise CapaError(f"the rig is TRIPPED: {words}; {CLEARING}")
+    return store
+
+
+def _run(
+    file: Path,
+    hardware: Path | None,
+    runs: Path,
+    trips: "TripStore | None",
+    *,
+    twin: bool,
+    dry_run: bool,
+) -> int:
     """Check everything that needs no device, then run; return the exit code.
 
     Raises:
@@ -106,7 +142,7 @@ def _run(file: Path, hardware: Path | None, runs: Path, *, twin: bool, dry_run: 
     if dry_run:
         _tell_steps(parts, read, procedures)
         return 0
-    return _conducted(parts, _request(parts, read, file), runs, twin=twin)
+    return _conducted(parts, _request(parts, read, file), runs, trips, twin=twin)
 
 
 def _read(file: Path, procedures: "Mapping[str, type[Procedure]]") -> "ExperimentFile":
@@ -170,7 +206,9 @@ def _request(parts: "Parts", read: "ExperimentFile", file: Path) -> "RunRequest"
     )
 
 
-def _conducted(parts: "Parts", request: "RunRequest", runs: Path, *, twin: bool) -> int:
+def _conducted(
+    parts: "Parts", request: "RunRequest", runs: Path, trips: "TripStore | None", *, twin: bool
+) -> int:
     """Run it, with the twin in a folder that goes away afterwards."""
     import trio
 
@@ -187,6 +225,7 @@ def _conducted(parts: "Parts", request: "RunRequest", runs: Path, *, twin: bool)
             console=RunConsole(sys.stdout),
             log=_logger(),
             keyboard=sys.stdin.fileno() if sys.stdin.isatty() else None,
+            trips=trips,
         )
         return trio.run(foreground.run)
 

@@ -5,6 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
+from capa.config.box import BOX_RUNTIME_DIR
+
 __all__ = ["safety"]
 
 _REFUSED, _NO_ANSWER = 1, 2
@@ -18,11 +20,10 @@ safety = typer.Typer(
 _RuntimeDir = Annotated[
     Path, typer.Option("--runtime-dir", metavar="DIR", help="The daemon's runtime directory.")
 ]
-_BOX = Path("/run/capad")
 
 
 @safety.command()
-def show(runtime_dir: _RuntimeDir = _BOX) -> None:
+def show(runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR) -> None:
     """Print what is latched and what is in alarm. Exits with 1 while a trip is latched."""
     reply = _ask(runtime_dir, "show")
     for trip in reply["trips"]:
@@ -41,7 +42,7 @@ def show(runtime_dir: _RuntimeDir = _BOX) -> None:
 def clear(
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who clears it.")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why it is safe to.")],
-    runtime_dir: _RuntimeDir = _BOX,
+    runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR,
 ) -> None:
     """Clear all latched trips, unless their condition still holds.
 
@@ -58,7 +59,7 @@ def clear(
 def release(
     by: Annotated[str, typer.Option("--by", metavar="NAME", help="Who releases it.")],
     reason: Annotated[str, typer.Option("--reason", metavar="TEXT", help="Why it may go on.")],
-    runtime_dir: _RuntimeDir = _BOX,
+    runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR,
 ) -> None:
     """Let a queue that is held go on: removes spool/hold, in your name.
 

@@ -9,10 +9,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
+from capa.config.box import BOX_SETTINGS
 from capa.config.problems import Problem, ProblemsError
 
 __all__ = [
-    "BOX_SETTINGS",
     "DEADLINE_VARIABLE",
     "IMPORT_DEADLINE_S",
     "LOCK_VARIABLE",
@@ -23,9 +23,6 @@ __all__ = [
     "policy",
     "policy_here",
 ]
-
-BOX_SETTINGS = Path("/etc/capad/capad.toml")
-"""The daemon's settings; the tool ``capa`` shows and changes what the daemon goes by."""
 
 MODE_VARIABLE = "CAPA_PLUGIN_MODE"
 LOCK_VARIABLE = "CAPA_PLUGINS_LOCK"

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from capa.errors import CapaError
 
-__all__ = ["BOX_RUNTIME_DIR", "LOCK_FILE", "RigBusyError", "RigLock"]
+__all__ = ["LOCK_FILE", "RigBusyError", "RigLock"]
 
-BOX_RUNTIME_DIR = Path("/run/capad")
 LOCK_FILE = "capad.lock"
 PATIENCE_S = 0.5
 """A guardian looks for a moment, and holds the lock as long as it looks."""

@@ -7,6 +7,7 @@ knows what stood in it.
 
 import json
 import os
+import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
@@ -16,11 +17,14 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from capa.clock import utc_now
+from capa.config.box import BOX_SPOOL
+from capa.errors import CapaError
 from capa.storage.atomic import write_atomically
 
-__all__ = ["Trip", "TripStore", "Trips"]
+__all__ = ["Trip", "TripStore", "Trips", "trips_of_box"]
 
 _UNREADABLE = "trips file"
+_VERSION = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,10 +51,7 @@ class TripStore:
     def load(self) -> tuple[Trip, ...]:
         """Return what is latched; a file that can't be read is a trip of its own."""
         try:
-            entries = json.loads(self.file.read_bytes())["trips"]
-            if not isinstance(entries, list):
-                raise TypeError(f"trips: {entries!r} is no list")
-            return tuple(_trip(entry) for entry in entries)
+            return _trips_in(json.loads(self.file.read_bytes()))
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
@@ -64,7 +65,7 @@ class TripStore:
             OSError: as the file system says; what was latched before still stands there.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        data = {"version": 1, "trips": [asdict(trip) for trip in trips]}
+        data = {"version": _VERSION, "trips": [asdict(trip) for trip in trips]}
         write_atomically(self.file, json.dumps(data, indent=2).encode() + b"\n")
         with self.journal_file.open("a", encoding="utf-8") as journal:
             journal.writelines(json.dumps(record) + "\n" for record in records)
@@ -127,6 +128,34 @@ class Trips:
         trips, records = self._latched, tuple(self._unsaved)
         store.save(trips, records)
         del self._unsaved[: len(records)]
+
+
+def trips_of_box(settings: Path) -> TripStore | None:
+    """Return where the daemon of a box keeps its trips, by its settings file; None without one.
+
+    It keeps them in the folder that holds the spool: that survives a reboot, and those who may
+    drop files can't write there.
+
+    Raises:
+        CapaError: the file is there and does not say.
+    """
+    try:
+        spool = tomllib.loads(settings.read_text(encoding="utf-8")).get("spool", {})
+        root = settings.parent / spool.get("root", BOX_SPOOL)
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        message = f"{settings}: can't be read, so nobody knows what is latched: {error}"
+        raise CapaError(message) from error
+    return TripStore(root.parent)
+
+
+def _trips_in(table: Mapping[str, Any]) -> tuple[Trip, ...]:
+    if table["version"] != _VERSION:
+        raise ValueError(f"version {table['version']!r} is not known here")
+    if not isinstance(table["trips"], list):
+        raise TypeError(f"trips: {table['trips']!r} is no list")
+    return tuple(_trip(entry) for entry in table["trips"])
 
 
 def _trip(entry: Mapping[str, Any]) -> Trip:

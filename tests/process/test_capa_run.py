@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from adapters.twin.control import ask
 from capa.runtime.rig_lock import RigLock
+from capa.runtime.trips import Trip, TripStore
 from tests.support.daemon_process import (
     DEMO_PROFILE,
     REPOSITORY,
@@ -169,6 +171,61 @@ def test_two_programs_never_drive_one_rig(twin: Twin, tmp_path: Path) -> None:
     lock.release()
     code, output = capa_run(file, *rig, "--runs", tmp_path / "runs")
     assert code == 0, output
+
+
+def test_what_is_latched_on_the_box_forbids_a_run_in_the_foreground_too(
+    twin: Twin, tmp_path: Path
+) -> None:
+    box = tmp_path / "capad.toml"
+    box.write_text('[spool]\nroot = "state/spool"\n')
+    trip = Trip("heater.pv", "heater.pv: furnace says sensor_fail", "2026-11-21T06:00:00+00:00")
+    TripStore(tmp_path / "state").save([trip], [])
+    before = len(twin.outputs())
+    rig = ("--hardware", twin.profile, "--runs", tmp_path / "runs", "--config", box)
+    code, output = capa_run(write_method(tmp_path), *rig)
+    assert code == 2
+    assert "the rig is TRIPPED: heater.pv: furnace says sensor_fail" in output
+    assert "capa safety clear --by NAME --reason TEXT" in output
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "state" / "trips.json").write_text("{}")
+    code, output = capa_run(write_method(tmp_path), *rig)
+    assert code == 2
+    assert "nobody knows what was latched" in output
+    box.write_text("[spool")
+    code, output = capa_run(write_method(tmp_path), *rig)
+    assert code == 2
+    assert "nobody knows what is latched" in output
+    assert len(twin.outputs()) == before
+
+
+def break_sensor(twin: Twin, *, active: bool = True) -> None:
+    order = {"fault": "sensor_break", "device": "furnace", "active": active}
+    assert ask(twin.folder, order)["ok"]
+
+
+def test_what_trips_in_the_foreground_is_latched_for_the_box(twin: Twin, tmp_path: Path) -> None:
+    box = tmp_path / "capad.toml"
+    box.write_text('[spool]\nroot = "state/spool"\n')
+    arguments = (write_method(tmp_path, hold_s=600), "--hardware", twin.profile)
+    kept = ("--runs", tmp_path / "runs", "--config", box)
+    with started(tmp_path, *arguments, *kept) as process:
+        eventually(
+            lambda: twin.setpoint() > 50, "it heats", within_s=30, say=lambda: said(tmp_path)
+        )
+        break_sensor(twin)
+        try:
+            eventually(lambda: "ABORTED" in said(tmp_path), "it ends", within_s=30)
+        finally:
+            break_sensor(twin, active=False)
+        assert process.wait(30) == 1, said(tmp_path)
+    assert "TRIPPED: heater.pv" in said(tmp_path)
+    assert "latched: nothing is armed until capad runs" in said(tmp_path)
+    assert twin.setpoint() == 20.0
+    (latched,) = TripStore(tmp_path / "state").load()
+    assert "sensor_fail" in latched.message
+    code, output = capa_run(*arguments, *kept)
+    assert code == 2
+    assert "the rig is TRIPPED" in output
 
 
 def test_a_bundle_that_cannot_be_sealed_and_verified_exits_with_3(tmp_path: Path) -> None:
