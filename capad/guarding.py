@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from structlog.typing import FilteringBoundLogger
@@ -20,6 +21,7 @@ __all__ = ["GuardReport", "Guarding", "guard_report"]
 
 VERDICTS_FILE = "guard_verdicts.json"
 MAX_BYTES = 1 << 20
+_DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError)
 
 
 class Guarding:
@@ -105,6 +107,20 @@ def guard_report(directory: Path) -> GuardReport | None:
             text=text,
         )
         str(report)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return report if _is_whole(report) else None
+    except (*_DAMAGED, RecursionError):
         return None
-    return report
+
+
+def _is_whole(report: GuardReport) -> bool:
+    """Whether all that is read of it later is there: what raises here would end the daemon."""
+    record = report.record
+    service = record.get("service")
+    return (
+        report.started_utc.tzinfo is not None
+        and isinstance(service, dict | NoneType)
+        and all(
+            isinstance(verdict["value"], int | float) and isinstance(verdict["verdict"], str)
+            for verdict in record["verdicts"].values()
+        )
+    )
