@@ -26,11 +26,11 @@ os.nice(int(sys.argv[1]))
 import pyarrow.parquet as pq
 from capa.storage.columns import ENCODING
 from capa.storage.row_groups import ROW_GROUP_ROWS
-tables = [pq.read_table(path) for path in sys.argv[3:]]
+tables = [pq.read_table(path) for path in sys.argv[4:]]
 found = {}
 for name, options in {"zstd": {"compression": "zstd"}, "ours": ENCODING}.items():
     rounds = []
-    for _ in range(2):
+    for _ in range(int(sys.argv[3])):
         began, began_cpu = time.perf_counter(), time.process_time()
         for number, table in enumerate(tables):
             target = Path(sys.argv[2], f"{number}.parquet")
@@ -61,7 +61,7 @@ def measure(table: Table, directory: Path) -> None:
         shutil.rmtree(run)
         sealed = root / "turn0" / run.name
         files = [sealed / "scalars.parquet", *sorted(sealed.glob("device_records/*.parquet"))]
-        yard = _yardstick(root, files)
+        yard = _yardstick(root, files, _TURNS[records])
         shutil.rmtree(root)
         _report(table, what, took, yard)
 
@@ -101,10 +101,10 @@ def _finalized(run: Path, root: Path) -> _Took:
     return _Took(wall_s, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
 
-def _yardstick(root: Path, files: Sequence[Path]) -> dict[str, Sequence[float]]:
-    """Return wall and CPU seconds of pyarrow's write, the better of two, by way of writing."""
+def _yardstick(root: Path, files: Sequence[Path], turns: int) -> dict[str, Sequence[float]]:
+    """Return wall and CPU seconds of pyarrow's write, the best of so many turns, by way of writing."""
     done = subprocess.run(
-        [sys.executable, "-c", _YARDSTICK, str(_NICENESS), str(root), *map(str, files)],
+        [sys.executable, "-c", _YARDSTICK, str(_NICENESS), str(root), str(turns), *map(str, files)],
         stdout=subprocess.PIPE,
         check=True,
     )
