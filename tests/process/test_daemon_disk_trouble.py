@@ -113,6 +113,4 @@ def test_on_one_full_disk_for_spool_and_runs_jobs_wait_until_there_is_room(
         daemon.wait_status("the disk is full")
         assert not list((spool / "rejected").iterdir())
         ballast.unlink()
-        eventually(
-            lambda: list((spool / "done").iterdir()), "it runs", within_s=40, say=daemon.log
-        )
+        eventually(lambda: list((spool / "done").iterdir()), "it runs", within_s=40, say=daemon.log)
