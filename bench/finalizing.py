@@ -102,7 +102,7 @@ def _finalized(run: Path, root: Path) -> _Took:
 
 
 def _yardstick(root: Path, files: Sequence[Path], turns: int) -> dict[str, Sequence[float]]:
-    """Return wall and CPU seconds of pyarrow's write, the best of so many turns, by way of writing."""
+    """Return wall and CPU seconds of pyarrow's write, the best of the turns, by way of writing."""
     done = subprocess.run(
         [sys.executable, "-c", _YARDSTICK, str(_NICENESS), str(root), str(turns), *map(str, files)],
         stdout=subprocess.PIPE,
