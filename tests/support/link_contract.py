@@ -172,6 +172,29 @@ class LinkContract:
             await bench.ask("given up")
         assert await bench.ask("next") == "next"
 
+    async def test_an_exchange_once_begun_is_finished_whoever_is_cancelled(
+        self, clock: MockClock | None, bench: Bench
+    ) -> None:
+        await bench.ask("in step")
+        bench.device.next_reply_late(0.05)
+        heard = []
+        with trio.move_on_after(0.02):
+            heard.append(await bench.ask("begun"))
+        assert heard == ["begun"]
+        assert await bench.ask("next") == "next"
+        assert bench.link.stats.drained_bytes == 0
+
+    async def test_a_doubtful_exchange_is_heard_out_whoever_is_cancelled(
+        self, clock: MockClock | None, bench: Bench
+    ) -> None:
+        bench.device.next_silent()
+        with pytest.raises(LinkTimeoutError):
+            await bench.ask("lost")
+        heard = []
+        with trio.move_on_after(0.15):
+            heard.append(await bench.ask("safe", priority=Priority.SAFE))
+        assert heard == ["safe"]
+
     async def test_the_gap_before_a_request_is_kept(
         self, clock: MockClock | None, bench: Bench
     ) -> None:
