@@ -15,6 +15,7 @@ from capa.runtime.safety_rules import (
     BandRule,
     Change,
     Commanded,
+    Doubtful,
     OutputRule,
     Rule,
     SensorRule,
@@ -88,7 +89,7 @@ class RuleBook:
             rule = tracker.rule
             if rule.name in names:
                 words = tracker.holds(now_s)
-                if not words and isinstance(rule, BandRule):
+                if not words and isinstance(rule, Doubtful):
                     words = rule.unknown(now_s)
                 if words:
                     found[rule.name] = words

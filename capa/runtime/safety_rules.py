@@ -8,7 +8,7 @@ never end a violation: they are no evidence that a value is good again.
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from capa.channels.sample import Sample, Status
 from capa.channels.spec import Action, AlarmSpec, ChannelSpec, Op
@@ -17,6 +17,7 @@ from capa.experiment.method import AlarmOverride
 __all__ = [
     "BandRule",
     "Change",
+    "Doubtful",
     "OutputRule",
     "Rule",
     "SensorRule",
@@ -67,6 +68,15 @@ class Rule(Protocol):
 
     def breach(self, now_s: float, *, raised: bool) -> str:
         """Say what is violated now; empty when nothing is."""
+        ...
+
+
+@runtime_checkable
+class Doubtful(Protocol):
+    """A rule that can say that it does not know: then what it tripped for is not cleared."""
+
+    def unknown(self, now_s: float) -> str:
+        """Say why nobody knows; empty when the rule does."""
         ...
 
 
@@ -194,6 +204,10 @@ class BandRule:
         return abs(value - threshold) <= slack
 
 
+def _not_heard(channel: str, device: str) -> str:
+    return f"{channel}: nothing heard since start-up; check {device}"
+
+
 class StaleRule:
     """A channel that brings nothing: neither a value nor an error of its sensor."""
 
@@ -209,11 +223,18 @@ class StaleRule:
         self._after_s = after_s
         self._device = device
         self._heard_s = started_s
+        self._heard = False
 
     def feed(self, sample: Sample) -> None:
         """Take a sign of life; a report that the device did not answer is none."""
         if sample.status not in _SILENT:
+            self._heard = True
             self._heard_s = max(self._heard_s, sample.at_s)
+
+    def unknown(self, now_s: float) -> str:
+        """Say that nothing has been heard yet; empty once something was."""
+        del now_s
+        return "" if self._heard else _not_heard(self.channels[0], self._device)
 
     def breach(self, now_s: float, *, raised: bool) -> str:
         """Say for how long it has been silent."""
@@ -239,13 +260,20 @@ class SensorRule:
         self.debounce_s = debounce_s
         self._device = device
         self._fault = ""
+        self._heard = False
 
     def feed(self, sample: Sample) -> None:
         """Judge a sample; silence is another rule's, and says nothing about the sensor."""
         if sample.status in _SILENT:
             return
+        self._heard = True
         said = "NaN" if sample.status.usable else str(sample.status)
         self._fault = "" if sample.usable else said
+
+    def unknown(self, now_s: float) -> str:
+        """Say that nothing has been heard yet; empty once something was."""
+        del now_s
+        return "" if self._heard else _not_heard(self.channels[0], self._device)
 
     def breach(self, now_s: float, *, raised: bool) -> str:
         """Say what the device says instead of a value."""

@@ -158,6 +158,26 @@ def test_whether_an_alarm_still_holds_is_unknown_without_a_fresh_value() -> None
     assert "for 11 s" in book.holding(["alarm over"], 11.0)["alarm over"]
 
 
+@pytest.mark.parametrize(
+    "rule",
+    [
+        StaleRule("heater.pv", after_s=60.0, action="abort", device="furnace", started_s=0.0),
+        SensorRule("heater.pv", action="abort", debounce_s=1.0, device="furnace"),
+    ],
+)
+def test_nothing_is_cleared_before_the_device_was_heard_at_all(
+    rule: StaleRule | SensorRule,
+) -> None:
+    book = RuleBook([rule])
+    assert (
+        "nothing heard since start-up; check furnace" in book.holding([rule.name], 1.0)[rule.name]
+    )
+    book.feed([Sample("heater.pv", math.nan, 1.0, Status.COMM_ERROR)])
+    assert rule.name in book.holding([rule.name], 1.0)
+    book.feed([Sample("heater.pv", 20.0, 2.0)])
+    assert book.holding([rule.name], 2.0) == {}
+
+
 # --- silence and broken sensors -----------------------------------------------------------------
 
 
