@@ -17,7 +17,6 @@ from typing import Any, Protocol
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from capa.clock import utc_now
 from capa.config.problems import Problem
 from capa.experiment.hold import Hold
 from capa.experiment.procedures.base import Procedure, ProcedureContext, ProcedureError
@@ -398,7 +397,7 @@ class Conductor:
             bundle_status="none",
             exit_reason="; ".join(blocking),
             started_utc=active.started_utc,
-            ended_utc=utc_now(),
+            ended_utc=active.clock.t_utc(),
             problems=tuple(active.problems),
         )
         self._keep(active, report)

@@ -11,7 +11,6 @@ from typing import Any, Literal, Protocol
 import trio
 from structlog.typing import FilteringBoundLogger
 
-from capa.clock import utc_now
 from capa.config.problems import Problem
 from capa.errors import BundleError
 from capa.experiment.procedures.base import ProcedureContext
@@ -143,7 +142,7 @@ class Ending:
             bundle_status=sealed,
             exit_reason=reason,
             started_utc=active.started_utc,
-            ended_utc=utc_now(),
+            ended_utc=active.clock.t_utc(),
             verdicts=active.verdicts,
             bundle=None if bundle is None else bundle.path,
             problems=tuple(active.problems),

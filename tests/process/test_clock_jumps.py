@@ -66,6 +66,8 @@ def test_a_run_keeps_its_times_and_the_next_one_runs(
     manifest = json.loads((Path(first["bundle"]) / "manifest.json").read_text())
     began, ended = (datetime.fromisoformat(manifest[key]) for key in ("started_utc", "ended_utc"))
     assert 1.0 < (ended - began).total_seconds() < 60.0
+    (told,) = [line for line in (job / "report.txt").read_text().splitlines() if "Run 2" in line]
+    assert 1.0 < float(told.split()[-2]) < 60.0  # Run ID: completed, 2.5 s
     apart = datetime.fromisoformat(second["started_utc"]) - max(times)
     assert abs(apart.days - days) <= 1
 
