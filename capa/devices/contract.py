@@ -26,8 +26,15 @@ from typing import Any, ClassVar
 import trio
 import trio.testing
 
-from capa.devices.adapter import AdapterFamily, DeviceAdapter, FieldWrite, Identity, Reading
-from capa.devices.contract_tools import CancelAtStep, alike, by_field
+from capa.devices.adapter import (
+    AdapterFamily,
+    DeviceAdapter,
+    FieldWrite,
+    Identity,
+    Reading,
+    WriteAck,
+)
+from capa.devices.contract_tools import CancelAtStep, PriorityHeard, alike, by_field, in_time
 from capa.devices.link import Priority, unanswered_s
 from capa.devices.poll_cost import TellsPollCost
 from capa.devices.probing import OffersProbes
@@ -43,6 +50,7 @@ DEVICE_FAULTS = ("exception", "frozen", "sensor_break")
 _SETTLED_S = 30.0
 _TRIES = 20
 _MOST_STEPS = 400
+_LONGEST_S = 120.0
 
 
 @dataclass(frozen=True)
@@ -81,11 +89,12 @@ class Bench:
     adapter: DeviceAdapter
     link: RunnableLink
     twins: Any
+    heard: PriorityHeard
     truth: dict[str, Reading] = field(default_factory=dict)
 
     async def poll(self) -> dict[str, Reading]:
         """Poll once; the readings by field."""
-        return by_field(await self.adapter.poll())
+        return by_field(await in_time(self.adapter.poll(), _LONGEST_S, "a poll"))
 
     async def poll_until_right(self, why: str) -> None:
         """Poll until the readings are as they were, opening again as a rig does; or fail."""
@@ -135,7 +144,8 @@ class AdapterContract:
         make = load_twins({"memory"})["memory"]
         connectors, twins = make(profile, {case.device.adapter: case.family})
         link = load_link_class()(case.link, connectors[case.link.name])
-        bench = Bench(case, case.family.create(case.device, link), link, twins)
+        heard = PriorityHeard(link)
+        bench = Bench(case, case.family.create(case.device, heard), link, twins, heard)
         async with trio.open_nursery() as nursery:
             await nursery.start(link.run)
             if opened:
@@ -239,6 +249,22 @@ class AdapterContract:
 
         self._run(check)
 
+    def test_a_write_goes_with_the_priority_that_it_was_given(self) -> None:
+        """All of it, its read-back too: else a safe write would stand behind the polls."""
+
+        async def check(bench: Bench) -> None:
+            write = bench.case.write
+            if write is None:
+                return
+            for priority in (Priority.COMMAND, Priority.SAFE):
+                bench.heard.priorities.clear()
+                await bench.adapter.write(write, priority=priority)
+                assert set(bench.heard.priorities) == {priority}, (
+                    f"a write with {priority!r} asked with {bench.heard.priorities}"
+                )
+
+        self._run(check)
+
     def test_what_can_not_be_written_is_refused_in_words(self) -> None:
         """An unknown field, a field that is only read, and numbers that are none."""
 
@@ -288,6 +314,26 @@ class AdapterContract:
 
         self._run(check)
 
+    def test_what_nobody_answers_has_not_succeeded(self) -> None:
+        """Neither an opening nor a write; whether the device hears it or not."""
+
+        async def check(bench: Bench) -> None:
+            for kind in ("silence", "mute"):
+                bench.fault(kind, active=True)
+                await _raises(in_time(bench.adapter.open(), _LONGEST_S, "an opening"), CapaError)
+                if (write := bench.case.write) is not None:
+                    assert not await self._taken(bench, write), f"{kind}: the write was accepted"
+                bench.fault(kind, active=False)
+
+        self._run(check)
+
+    async def _taken(self, bench: Bench, write: FieldWrite) -> bool:
+        doing = bench.adapter.write(write, priority=Priority.COMMAND)
+        try:
+            return (await in_time(doing, _LONGEST_S, "a write")).accepted
+        except CapaError:
+            return False
+
     def test_a_fault_of_the_line_is_never_a_wrong_reading_and_ends_when_it_ends(self) -> None:
         """Silence, a lost or late reply, noise, a cut one, a wrong check sum, a wrong address."""
 
@@ -307,6 +353,7 @@ class AdapterContract:
             seen = await bench.poll()
         except CapaError:
             return
+        assert seen, f"with the fault {kind}, a poll brought neither a reading nor an error"
         wrong = alike(bench.truth, seen, bench.case.slack, all_usable=False)
         assert not wrong, f"with the fault {kind}: {wrong}"
 
@@ -355,8 +402,12 @@ class AdapterContract:
         for step in range(_MOST_STEPS):
             with trio.CancelScope() as scope, CancelAtStep(scope, step):
                 await action()
+            assert step or scope.cancelled_caught, "a cancellation before its start is not heeded"
             readings = await bench.poll()
             assert readings, f"cancelled at step {step}, the next poll brought nothing"
+            again = await in_time(action(), _LONGEST_S, f"after a cancellation at step {step}, it")
+            refused = isinstance(again, WriteAck) and not again.accepted
+            assert not refused, f"after a cancelled write at step {step}: {again}"
             if not scope.cancelled_caught:
                 return
         raise AssertionError(f"still not done after {_MOST_STEPS} steps")

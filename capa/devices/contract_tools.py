@@ -1,14 +1,67 @@
-"""What the contract's tests are made with: a cancellation at the n-th step; comparing readings."""
+"""What the contract's tests are made with: cancellations, time limits, comparing readings."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from types import TracebackType
+from typing import TypeVar
 
 import trio
 
 from capa.devices.adapter import Reading
+from capa.devices.link import Answer, Link, LinkStats, Priority
 
-__all__ = ["CancelAtStep", "alike", "by_field"]
+__all__ = ["CancelAtStep", "PriorityHeard", "alike", "by_field", "in_time"]
+
+T = TypeVar("T")
+
+
+async def in_time(doing: Awaitable[T], limit_s: float, what: str) -> T:
+    """Await what must come to an end, be it an error; a hang is an AssertionError."""
+    with trio.move_on_after(limit_s):
+        return await doing
+    raise AssertionError(f"{what} has not ended after {limit_s:g} s")
+
+
+class PriorityHeard:
+    """A link that notes with which priority it is asked."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self.priorities: list[Priority] = []
+
+    @property
+    def name(self) -> str:
+        """Of the link."""
+        return self._link.name
+
+    @property
+    def is_up(self) -> bool:
+        """Of the link."""
+        return self._link.is_up
+
+    @property
+    def stats(self) -> LinkStats:
+        """Of the link."""
+        return self._link.stats
+
+    def hush(self, for_s: float) -> None:
+        """Pass it on."""
+        self._link.hush(for_s)
+
+    async def exchange(
+        self,
+        request: bytes,
+        feed: Callable[[bytes], T | None],
+        *,
+        priority: Priority = Priority.POLL,
+        reply_timeout_s: float | None = None,
+        gap_s: float = 0.0,
+    ) -> Answer[T]:
+        """Note the priority and pass it on."""
+        self.priorities.append(priority)
+        return await self._link.exchange(
+            request, feed, priority=priority, reply_timeout_s=reply_timeout_s, gap_s=gap_s
+        )
 
 
 class CancelAtStep(trio.abc.Instrument):

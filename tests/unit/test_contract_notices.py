@@ -15,7 +15,7 @@ from capa.devices.adapter import DeviceAdapter, FieldWrite, Identity, Reading, W
 from capa.devices.contract import AdapterContract, Case
 from capa.devices.link import Link, Priority
 from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.errors import CapaError
+from capa.errors import CapaError, FrameError, LinkTimeoutError
 
 LINE = LinkSpec(name="line", port="memory", reply_timeout_s=0.3, reconnect_max_s=1.0)
 PURGE = DeviceSpec(name="purge", adapter="alicat", link="line")
@@ -82,6 +82,78 @@ class CannotBeReopened(AlicatAdapter):
         return Identity(identity.family, serial=str(self._opened))
 
 
+class KeepsItselfBusyWhenCancelled(AlicatAdapter):
+    """What it took at the start is given back at the end, and a cancellation has no end."""
+
+    _busy = False
+
+    async def poll(self) -> Sequence[Reading]:
+        while self._busy:  # noqa: ASYNC110 - as badly as such a driver does it
+            await trio.sleep(0.1)
+        self._busy = True
+        readings = await super().poll()
+        self._busy = False
+        return readings
+
+
+class StaysBusyWithACancelledWrite(AlicatAdapter):
+    _busy = False
+
+    async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
+        if self._busy:
+            return WriteAck(False, "busy")
+        self._busy = True
+        ack = await super().write(write, priority=priority)
+        self._busy = False
+        return ack
+
+
+class SwallowsGarbage(AlicatAdapter):
+    async def poll(self) -> Sequence[Reading]:
+        try:
+            return await super().poll()
+        except FrameError:
+            return []
+
+
+class AsksForEver(AlicatAdapter):
+    async def poll(self) -> Sequence[Reading]:
+        for _ in range(20):
+            try:
+                return await super().poll()
+            except LinkTimeoutError:
+                continue
+        return await super().poll()
+
+
+class SaysDoneWhileMute(AlicatAdapter):
+    async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
+        try:
+            return await super().write(write, priority=priority)
+        except LinkTimeoutError:
+            return WriteAck(True, readback=write.value)
+
+
+class OpensWhateverIsThere(AlicatAdapter):
+    async def open(self) -> Identity:
+        try:
+            return await super().open()
+        except LinkTimeoutError:
+            return Identity(self.family)
+
+
+class WritesBehindThePolls(AlicatAdapter):
+    async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
+        return await super().write(write, priority=Priority.POLL)
+
+
+class CannotBeCancelled(AlicatAdapter):
+    async def poll(self) -> Sequence[Reading]:
+        with trio.CancelScope(shield=True):
+            readings = await super().poll()
+        return readings  # noqa: RET504 - mypy: a scope may end without it
+
+
 def _first_line(chunk: bytes) -> bytes | None:
     return chunk
 
@@ -101,6 +173,23 @@ BROKEN: list[tuple[type[AlicatAdapter], str]] = [
         TrustsAnyLine,
         "test_a_fault_of_the_line_is_never_a_wrong_reading_and_ends_when_it_ends",
     ),
+    (
+        SwallowsGarbage,
+        "test_a_fault_of_the_line_is_never_a_wrong_reading_and_ends_when_it_ends",
+    ),
+    (AsksForEver, "test_a_silent_device_is_an_error_in_time"),
+    (SaysDoneWhileMute, "test_what_nobody_answers_has_not_succeeded"),
+    (OpensWhateverIsThere, "test_what_nobody_answers_has_not_succeeded"),
+    (WritesBehindThePolls, "test_a_write_goes_with_the_priority_that_it_was_given"),
+    (
+        KeepsItselfBusyWhenCancelled,
+        "test_a_cancellation_at_any_await_leaves_the_next_exchange_right",
+    ),
+    (
+        StaysBusyWithACancelledWrite,
+        "test_a_cancellation_at_any_await_leaves_the_next_exchange_right",
+    ),
+    (CannotBeCancelled, "test_a_cancellation_at_any_await_leaves_the_next_exchange_right"),
 ]
 
 

@@ -32,6 +32,7 @@ StartTcpServer(
     ModbusServerContext(
         ModbusDeviceContext(
             hr=ModbusSequentialDataBlock(1, [0] * 100),
+            co=ModbusSequentialDataBlock(1, [False] * 20),
             ir=ModbusSequentialDataBlock(1, [16968, 0, 5, 65531] + [0] * 96),
         ),
         single=True,
@@ -53,8 +54,34 @@ MAP = {
         "access": "rw",
         "command": "set_limit",
     },
+    "pulses": {
+        "address": 30,
+        "type": "uint32",
+        "unit": "1",
+        "access": "rw",
+        "command": "set_pulses",
+    },
+    "swapped": {
+        "address": 40,
+        "type": "uint32",
+        "word_order": "low_high",
+        "unit": "1",
+        "access": "rw",
+        "command": "set_swapped",
+    },
+    "lamp": {
+        "address": 7,
+        "register": "coil",
+        "type": "bit",
+        "unit": "1",
+        "access": "rw",
+        "command": "set_lamp",
+    },
     "level": {"address": 20, "type": "int16", "unit": "V", "access": "rw", "command": "set_level"},
 }
+
+WIDE = {"pulses": 4_000_000_123.0, "swapped": 65_536.0 * 3 + 7, "lamp": 1.0}
+"""Beyond what 31 bits hold, and such that the words can't be mistaken for each other."""
 
 
 def test_a_foreign_client_reads_the_gauge_of_the_shipped_cone(tmp_path: Path) -> None:
@@ -105,8 +132,15 @@ async def test_our_driver_reads_and_writes_a_foreign_server_by_its_map(foreign_s
         seen = {reading.field: reading.value for reading in await driver.poll()}
         limit = await driver.write(FieldWrite("limit", 62.5), priority=Priority.COMMAND)
         level = await driver.write(FieldWrite("level", -7.0), priority=Priority.COMMAND)
+        wide = {
+            name: await driver.write(FieldWrite(name, value), priority=Priority.COMMAND)
+            for name, value in WIDE.items()
+        }
+        after = {reading.field: reading.value for reading in await driver.poll()}
         nursery.cancel_scope.cancel()
     assert seen["flux"] == 50.0
     assert (seen["second"], seen["body"]) == (1.0, -0.5)
     assert (limit.accepted, limit.readback) == (True, 62.5)
     assert (level.accepted, level.readback) == (True, -7.0)
+    assert {name: ack.readback for name, ack in wide.items()} == WIDE
+    assert {name: after[name] for name in WIDE} == WIDE
