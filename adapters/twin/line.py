@@ -90,6 +90,10 @@ class TwinLine:
         self.log_outputs()
         return due
 
+    def misheard(self, chunk: bytes) -> None:
+        """Log bytes that came at another speed than the line's: no device knows them for bytes."""
+        self._log.misheard(self.name, chunk)
+
     def sending(self, data: bytes) -> None:
         """Log bytes that are about to leave."""
         self._log.tx(self.name, data)

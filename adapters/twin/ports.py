@@ -2,7 +2,10 @@
 
 import contextlib
 import os
+import termios
 import tty
+from collections import deque
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
@@ -18,6 +21,8 @@ __all__ = ["Port", "PtyPort", "TcpPort"]
 
 LOCALHOST: Final = "127.0.0.1"
 _LOOK_S: Final = 0.02
+_SPEED: Final = 5
+"""The place of ``ospeed`` in what ``tcgetattr`` returns; ``ispeed`` is before it."""
 
 
 class Port(Protocol):
@@ -52,62 +57,95 @@ class _Presence:
             await self._changed.wait()
 
 
-async def _carry(line: TwinLine, stream: trio.abc.Stream) -> None:
+def _always() -> bool:
+    return True
+
+
+async def _carry(
+    line: TwinLine, stream: trio.abc.Stream, in_time: Callable[[], bool] = _always
+) -> None:
     """Pass bytes between a line and one host until the host is gone.
 
-    Requests are read, and obeyed, as they come, also while a late reply is on its way.
+    Requests are read, and obeyed, as they come, also while a late reply is on its way. What a
+    host sends at another speed (``in_time`` is False) is noise to every device.
     """
-    outgoing, waiting = trio.open_memory_channel[Due](1000)
+    outbox = _Outbox(line, stream)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(_send_when_due, line, stream, waiting)
+        nursery.start_soon(outbox.run)
         if line.talkative:
-            nursery.start_soon(_talk, line, outgoing)
+            nursery.start_soon(_talk, line, outbox)
         with contextlib.suppress(*LOST):  # in here: out of the nursery it would come as a group
-            await _obey(line, stream, outgoing)
+            await _obey(line, stream, outbox, in_time)
         nursery.cancel_scope.cancel()
 
 
 async def _obey(
-    line: TwinLine, stream: trio.abc.Stream, outgoing: "trio.MemorySendChannel[Due]"
+    line: TwinLine, stream: trio.abc.Stream, outbox: "_Outbox", in_time: Callable[[], bool]
 ) -> None:
     """Take requests until the host is gone."""
     while chunk := await stream.receive_some():
+        if not in_time():
+            line.misheard(bytes(chunk))
+            continue
         for due in line.accept(bytes(chunk), trio.current_time()):
-            if due.at_s <= trio.current_time() and not _pending(outgoing):
-                line.sending(due.data)
-                await stream.send_all(due.data)
-            else:
-                await outgoing.send(due)
+            await outbox.put(due)
 
 
-async def _talk(line: TwinLine, outgoing: "trio.MemorySendChannel[Due]") -> None:
+async def _talk(line: TwinLine, outbox: "_Outbox") -> None:
     """Send what devices say of themselves, for as long as somebody listens."""
-    while True:
-        await trio.sleep(_LOOK_S)
-        for due in line.unasked(trio.current_time()):
-            await outgoing.send(due)
+    with contextlib.suppress(*LOST):  # the reader finds out, too
+        while True:
+            await trio.sleep(_LOOK_S)
+            for due in line.unasked(trio.current_time()):
+                await outbox.put(due)
 
 
-def _pending(outgoing: "trio.MemorySendChannel[Due]") -> bool:
-    return outgoing.statistics().current_buffer_used > 0
+class _Outbox:
+    """What is on its way to a host, one after the other in the order it was put in."""
 
+    def __init__(self, line: TwinLine, stream: trio.abc.Stream) -> None:
+        self._line = line
+        self._stream = stream
+        self._waiting = deque[Due]()
+        self._more = trio.Event()
+        self._sending = trio.Lock()
 
-async def _send_when_due(
-    line: TwinLine, stream: trio.abc.Stream, waiting: "trio.MemoryReceiveChannel[Due]"
-) -> None:
-    timer = FineTimer()
-    with contextlib.closing(timer), contextlib.suppress(*LOST):  # the reading side finds out, too
-        async for due in waiting:
-            await timer.sleep(due.at_s - trio.current_time())
-            line.sending(due.data)
-            await stream.send_all(due.data)
+    async def put(self, due: Due) -> None:
+        """Send what is due now, when nothing is before it, and else let ``run`` do it in its turn.
+
+        Raises:
+            trio.BrokenResourceError, trio.ClosedResourceError, OSError: the host is gone.
+        """
+        if self._waiting or self._sending.locked() or due.at_s > trio.current_time():
+            self._waiting.append(due)
+            self._more.set()
+        else:
+            await self._send(due)
+
+    async def run(self) -> None:
+        """Send what waits, each when it is due, until the host is gone."""
+        timer = FineTimer()
+        with contextlib.closing(timer), contextlib.suppress(*LOST):  # the reader finds out, too
+            while True:
+                await self._more.wait()
+                self._more = trio.Event()
+                while self._waiting:
+                    await timer.sleep(self._waiting[0].at_s - trio.current_time())
+                    await self._send(self._waiting[0])
+                    self._waiting.popleft()
+
+    async def _send(self, due: Due) -> None:
+        async with self._sending:
+            self._line.sending(due.data)
+            await self._stream.send_all(due.data)
 
 
 class PtyPort:
     """A pseudo-terminal under a name of our own; gone and back like a USB adapter.
 
     The twin keeps the slave open itself: else a host that closes the port would leave the master
-    with an error, and the settings it made would be lost.
+    with an error, and the settings it made would be lost. It begins with the line's own speed; a
+    host that sets another one is not understood, as on a real line (parity a pty has none).
     """
 
     def __init__(self, line: TwinLine, path: Path) -> None:
@@ -128,23 +166,36 @@ class PtyPort:
             master, slave = os.openpty()
             try:
                 tty.setraw(slave)  # before anybody opens it: else it echoes requests as replies
+                _set_speed(slave, self._line.spec.baud)
                 os.set_blocking(master, False)
                 _point(self._path, os.ttyname(slave))
                 if not started:
                     task_status.started()
                     started = True
-                await self._until_gone(master)
+                await self._until_gone(master, slave)
             finally:
                 self._path.unlink(missing_ok=True)
                 os.close(slave)
                 os.close(master)
 
-    async def _until_gone(self, master: int) -> None:
+    async def _until_gone(self, master: int, slave: int) -> None:
         stream = FdStream(master, lambda: None)
+        own = getattr(termios, f"B{self._line.spec.baud}", None)
+
+        def in_time() -> bool:
+            return own is None or termios.tcgetattr(slave)[_SPEED] == own
+
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_carry, self._line, stream)
+            nursery.start_soon(_carry, self._line, stream, in_time)
             await self._presence.wait_for(present=False)
             nursery.cancel_scope.cancel()
+
+
+def _set_speed(fd: int, baud: int) -> None:
+    """Set a line's speed; one that has no name (``B...``) is not set, and later not looked at."""
+    settings = termios.tcgetattr(fd)
+    settings[_SPEED - 1] = settings[_SPEED] = getattr(termios, f"B{baud}", settings[_SPEED])
+    termios.tcsetattr(fd, termios.TCSANOW, settings)
 
 
 def _point(path: Path, target: str) -> None:

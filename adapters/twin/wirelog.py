@@ -36,7 +36,8 @@ class WireLog:
     Every record has ``t_ns``, ``link`` and ``event``: ``rx`` and ``tx`` (as the device sees it)
     with ``hex``; ``output`` with ``device``, ``field`` and ``value`` in the field's unit; ``fault``
     with ``device`` (None for a fault of the line), ``field`` (the kind), ``active``, ``value``;
-    ``memory`` with ``device`` and ``value``, how often its non-volatile memory was written.
+    ``memory`` with ``device`` and ``value``, how often its non-volatile memory was written;
+    ``misheard`` with ``hex``, what a host sent at another speed than the line's.
 
     Args:
         sink: takes the records.
@@ -54,6 +55,10 @@ class WireLog:
     def tx(self, link: str, data: bytes) -> None:
         """Record bytes that are about to be written to the host."""
         self._bytes(link, "tx", data)
+
+    def misheard(self, link: str, data: bytes) -> None:
+        """Record bytes that came at another speed, which no device took for bytes."""
+        self._bytes(link, "misheard", data)
 
     def output(self, link: str, device: str, field: str, value: float) -> None:
         """Record what a device drives from now on."""

@@ -64,6 +64,21 @@ def test_check_fails_for_a_device_that_does_not_answer_and_goes_on_with_the_othe
     assert "2 of 3 devices answer as the profile says" in done.stdout
 
 
+def test_a_line_at_another_speed_is_heard_by_nobody_and_the_speed_is_among_the_advice(
+    healthy: TwinProcess, tmp_path: Path
+) -> None:
+    profile = (healthy.directory / "profile.toml").read_text()
+    wrong = tmp_path / "rig.toml"
+    wrong.write_text(profile.replace("baud = 38400", "baud = 9600"))
+    assert wrong.read_text() != profile
+    done = devices("check", wrong)
+    assert done.returncode != 0
+    assert "furnace" in done.stdout
+    assert "baud" in done.stdout
+    assert healthy.wire(event="misheard", link="furnace_bus")
+    assert devices("check", healthy.directory / "profile.toml").returncode == 0
+
+
 def test_a_fault_is_begun_and_ended_from_the_command_line(healthy: TwinProcess) -> None:
     words = [CAPA, "twin", "fault", healthy.directory, "silence", "--device", "furnace"]
     for more in ((), ("--off",)):

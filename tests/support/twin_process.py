@@ -65,7 +65,8 @@ class TwinProcess:
         if self.process.poll() is None:
             self.process.send_signal(by)
         try:
-            self.process.communicate(timeout=10)
+            said = self.process.communicate(timeout=10)[1]
+            sys.stderr.write(said)  # what a twin that broke said is in the report of the test
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.communicate()

@@ -267,3 +267,22 @@ def test_a_profile_that_does_not_fit_ends_with_its_reason(
     assert done.returncode == 78
     assert says in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_host_that_waits_for_its_echo_alone_is_answered_all_the_same(twin: TwinProcess) -> None:
+    """What is due at once must neither overtake nor interrupt what is being sent."""
+    assert twin.ask(fault="echo", link="balance")["ok"]
+    host, port = twin.link("balance").port.rsplit(":", 1)
+    request = b"\x1bP\r\n"
+    heard = b""
+    with socket.create_connection((host, int(port)), timeout=20) as line:
+        line.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for sent in range(1, 1001):
+            line.sendall(request)
+            while heard.count(request) < sent:
+                assert (chunk := line.recv(65536)), "the twin is gone"
+                heard += chunk
+        while heard.count(b"\r\n") < 2000:
+            assert (chunk := line.recv(65536)), "the twin is gone"
+            heard += chunk
+    assert twin.process.poll() is None
