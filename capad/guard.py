@@ -372,10 +372,11 @@ def _lock(fd: int, *, force: bool) -> None:
 
 def _holder(fd: int) -> str:
     """Name who holds a lock on a file, as far as /proc tells us."""
-    inode = f":{os.fstat(fd).st_ino}"
+    seen = os.fstat(fd)
+    file = f"{os.major(seen.st_dev):02x}:{os.minor(seen.st_dev):02x}:{seen.st_ino}"
     try:
         with open("/proc/locks") as locks:  # noqa: PTH123 - pathlib would be one more import
-            pids = [f[4] for f in map(str.split, locks) if f[1] == "FLOCK" and f[5].endswith(inode)]
+            pids = [f[4] for f in map(str.split, locks) if f[1] == "FLOCK" and f[5] == file]
         with open(f"/proc/{pids[0]}/comm") as name:  # noqa: PTH123 - as above
             return f"process {pids[0]} ({name.read().strip()})"
     except (OSError, IndexError):
