@@ -161,8 +161,10 @@ def replay(
 
     try:
         text = file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        _refuse(f"{file}: {error}")
+    except OSError as error:
+        _refuse(f"{file}: {error.strerror}")
+    except UnicodeDecodeError:
+        _refuse(f"{file}: it is no text, so no transcript")
 
     async def play() -> None:
         await replay_transcript(Transcript.parse(text, file=str(file)), say=_say)

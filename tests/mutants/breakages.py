@@ -195,8 +195,8 @@ BREAKAGES = (
     Breakage(
         "an error of the bus counts as a sign of life",
         RULES,
-        "        if sample.status not in _SILENT:\n            self._heard_s",
-        "        if sample.status is not None:\n            self._heard_s",
+        "        if sample.status not in _SILENT:\n            self._heard = True\n",
+        "        if sample.status is not None:\n            self._heard = True\n",
         ("tests/unit/test_safety_rules.py",),
     ),
     Breakage(

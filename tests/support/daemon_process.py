@@ -120,7 +120,7 @@ class Daemon:
             say=self.log,
         )
 
-    def wait_job(self, state: str, count: int = 1, within_s: float = 20) -> Path:
+    def wait_job(self, state: str, count: int = 1, within_s: float = 60) -> Path:
         """Wait until a state holds so many finished jobs; return the last of them."""
 
         def look() -> Path | None:
