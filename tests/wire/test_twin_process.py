@@ -280,9 +280,11 @@ def test_a_host_that_waits_for_its_echo_alone_is_answered_all_the_same(twin: Twi
         for sent in range(1, 1001):
             line.sendall(request)
             while heard.count(request) < sent:
-                assert (chunk := line.recv(65536)), "the twin is gone"
+                chunk = line.recv(65536)
+                assert chunk, "the twin is gone"
                 heard += chunk
         while heard.count(b"\r\n") < 2000:
-            assert (chunk := line.recv(65536)), "the twin is gone"
+            chunk = line.recv(65536)
+            assert chunk, "the twin is gone"
             heard += chunk
     assert twin.process.poll() is None
