@@ -1,7 +1,8 @@
 """Any Modbus device, read and written as its register map says."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from adapters.modbus.blocks import Block, block_of, blocks_of, reading
 from adapters.modbus.codec import (
@@ -63,12 +64,26 @@ class ModbusAdapter(BaseAdapter):
 
     async def poll(self) -> Sequence[Reading]:
         """Read every field, one request for each block of neighbouring registers."""
-        readings: list[Reading] = []
+        readings: dict[str, Reading] = {}
         for block, query in self._blocks:
             data, at_s = await self._read(block, query, Priority.POLL)
             native = f"{query.request.function:02x}:{block.address}={data.hex()}"
-            readings += [self._reading(name, block, data, at_s, native) for name in block.fields]
-        return readings
+            for name in block.fields:
+                readings[name] = self._reading(name, block, data, at_s, native)
+        return [self._judged(reading, readings) for reading in readings.values()]
+
+    def _judged(self, reading: Reading, readings: Mapping[str, Reading]) -> Reading:
+        """Believe the fields that say what this one is worth, unless it shows itself that it isn't.
+
+        They were read in the same poll, not always in the same request.
+        """
+        if reading.status is not Status.OK:
+            return reading
+        for flag in self._map[reading.field].status_from:
+            if flag.holds(readings[flag.field].value):
+                value = reading.value if flag.status.usable else math.nan
+                return replace(reading, value=value, status=flag.status)
+        return reading
 
     def _reading(self, name: str, block: Block, data: bytes, at_s: float, native: str) -> Reading:
         field = self._map[name]

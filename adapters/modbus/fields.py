@@ -15,7 +15,16 @@ from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo
 from capa.models import Flag, Frozen, Number, Whole
 
-__all__ = ["BIT_SPACES", "FieldType", "RegisterField", "Space", "decode", "encode", "status_of"]
+__all__ = [
+    "BIT_SPACES",
+    "FieldType",
+    "Flagged",
+    "RegisterField",
+    "Space",
+    "decode",
+    "encode",
+    "status_of",
+]
 
 FieldType = Literal["int16", "uint16", "int32", "uint32", "float32", "bit"]
 Space = Literal["holding", "input", "coil", "discrete"]
@@ -38,6 +47,40 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 }
 _FLOAT32_MAX = 3.4028234e38
 _FLOAT32_DIGITS = 1e-6
+
+
+class Flagged(Frozen):
+    """A row of ``status_from``: what another field of the map says a value is worth."""
+
+    field: str
+    """A field of whole numbers, such as a status register."""
+    mask: Whole | None = Field(default=None, ge=1, le=2**32 - 1)
+    """Bits of it; any one that is set says so."""
+    equals: Whole | None = None
+    """Or the one number that says so."""
+    status: Status
+
+    @model_validator(mode="after")
+    def _one_condition(self) -> Self:
+        if (self.mask is None) == (self.equals is None):
+            raise ValueError("give mask (any of these bits) or equals (this number), one of them")
+        if self.status in {Status.OK, Status.COMM_ERROR}:
+            raise ValueError(f"a device can't say {self.status} of a value that it gives")
+        return self
+
+    def holds(self, value: float) -> bool:
+        """Whether the other field says so; a number that could not be read says nothing."""
+        if not math.isfinite(value):
+            return False
+        if self.mask is not None:
+            return int(value) & self.mask != 0
+        return value == self.equals
+
+    def raised(self, value: float) -> float:
+        """Return what the other field reads when it says so; for the simulator."""
+        if self.mask is not None:
+            return float(int(value) | self.mask)
+        return float(self.equals or 0)
 
 
 class RegisterField(Frozen):
@@ -71,6 +114,8 @@ class RegisterField(Frozen):
     valid_min: Number | None = None
     valid_max: Number | None = None
     """What can be measured, in ``unit``: beyond it a reading is underrange or overload."""
+    status_from: tuple[Flagged, ...] = ()
+    """Other fields that say what this one's value is worth; the first that speaks counts."""
     resolution: Number | None = Field(default=None, gt=0)
     """How far a read-back may lie off; None takes the smallest step that the type can show."""
     reads_back: Flag = True
@@ -95,6 +140,11 @@ class RegisterField(Frozen):
         if self.address + self.width > 65536:
             raise ValueError("its second register would lie past 65535")
         return self
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether it holds a whole number as it stands in its registers."""
+        return self.type != "float32" and self.scale == 1 and self.offset == 0
 
     @property
     def _can_be_written(self) -> bool:

@@ -61,12 +61,24 @@ class ModbusOptions(Frozen):
             raise ValueError(f"only: {what}; there are: {', '.join(self.fields)}")
         return self
 
+    @model_validator(mode="after")
+    def _flags_are_there(self) -> Self:
+        for name, field in self.used.items():
+            for flag in field.status_from:
+                other = self.fields.get(flag.field)
+                if other is None or not other.is_whole:
+                    what = "is not in the map" if other is None else "is no whole number"
+                    raise ValueError(f"fields.{name}.status_from: {flag.field!r} {what}")
+        return self
+
     @property
     def used(self) -> dict[str, RegisterField]:
-        """The fields that are read and written."""
+        """The fields that are read and written: those of ``only``, and whose word they need."""
         if self.only is None:
             return self.fields
-        return {name: self.fields[name] for name in self.only if name in self.fields}
+        found = {name: self.fields[name] for name in self.only if name in self.fields}
+        needed = [flag.field for field in found.values() for flag in field.status_from]
+        return found | {name: self.fields[name] for name in needed if name in self.fields}
 
     @property
     def silence_s(self) -> float:

@@ -2,7 +2,7 @@
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from zlib import crc32
 
 from adapters.modbus.codec import (
@@ -26,6 +26,7 @@ from adapters.modbus.codec import (
 )
 from adapters.modbus.fields import RegisterField, decode, encode
 from adapters.modbus.options import ModbusOptions, ModbusTwinOptions, TwinField, unit_of
+from capa.channels.sample import Status
 from capa.devices.delay import ReplyDelay
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinReply
@@ -67,6 +68,7 @@ class ModbusTwin:
         self._refuses: int | None = None
         self._frozen: Mapping[str, float] | None = None
         self._broken = False
+        self._flagged: set[Status] = set()
 
     @staticmethod
     def _layout(fields: Mapping[str, RegisterField]) -> dict[_Cell, list[tuple[str, int]]]:
@@ -104,10 +106,12 @@ class ModbusTwin:
         }
 
     def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
-        """Enter or leave ``exception`` (value: the code), ``frozen`` or ``sensor_break``.
+        """Enter or leave ``exception`` (value: code), ``frozen``, ``sensor_break``, or a status.
 
         A broken sensor reads as NaN in a float and as 32767 in an integer: a field's scale makes
-        a number of that, so a profile wants an alarm on it.
+        a number of that, so a profile wants an alarm on it. ``underrange``, ``overload``,
+        ``settling`` and ``stale`` have the map's flags (``status_from``) say so, and put a number
+        beyond ``valid_min`` or ``valid_max``; a map without either has no such fault.
         """
         match kind:
             case "exception":
@@ -118,8 +122,19 @@ class ModbusTwin:
                 self._frozen = seen if active else None
             case "sensor_break":
                 self._broken = active
+                self._flag(Status.SENSOR_FAIL, active=active)
+            case "underrange" | "overload" | "settling" | "stale":
+                return self._flag(Status(kind), active=active)
             case _:
                 return False
+        return True
+
+    def _flag(self, status: Status, *, active: bool) -> bool:
+        """Have the device say of its values what they are worth, as far as its map has words."""
+        fields = self._fields.values()
+        if not any(_beyond(f, {status}) or status in _said_of(f) for f in fields):
+            return False
+        (self._flagged.add if active else self._flagged.discard)(status)
         return True
 
     # --- requests -------------------------------------------------------------------------------
@@ -176,7 +191,9 @@ class ModbusTwin:
         field, play = self._fields[name], self._plays[name]
         if self._broken and play.quantity is not None and field.type != "bit":
             return self._broken_words(field)
+        beyond = _beyond(field, self._flagged)
         value = self._truth(name) if self._frozen is None else self._frozen[name]
+        value = self._raised(name, value) if beyond is None else beyond
         if play.noise and self._frozen is None:
             value += self._random.gauss(0.0, play.noise)
         try:
@@ -190,6 +207,14 @@ class ModbusTwin:
         if field.sensor_fail and field.width == 1:
             return (int(field.sensor_fail[0]) % 2**16,)
         return (_INT_BREAK,) * field.width
+
+    def _raised(self, name: str, value: float) -> float:
+        """Return what a field reads by which others are judged."""
+        for field in self._fields.values():
+            for flag in field.status_from:
+                if flag.field == name and flag.status in self._flagged:
+                    value = flag.raised(value)
+        return value
 
     def _truth(self, name: str) -> float:
         quantity = self._plays[name].quantity
@@ -237,3 +262,20 @@ class ModbusTwin:
             self._held[name] = value
         else:
             self._plant.set(quantity, value)
+
+
+def _said_of(field: RegisterField) -> set[Status]:
+    return {flag.status for flag in field.status_from}
+
+
+def _beyond(field: RegisterField, statuses: Set[Status]) -> float | None:
+    """Return a number past what can be measured, if the map says where that ends."""
+    bound, sign = None, 0
+    if Status.OVERLOAD in statuses and field.valid_max is not None:
+        bound, sign = field.valid_max, 1
+    elif Status.UNDERRANGE in statuses and field.valid_min is not None:
+        bound, sign = field.valid_min, -1
+    if bound is None:
+        return None
+    step = abs(field.scale) if field.type != "float32" else max(abs(bound), 1.0) * 1e-3
+    return bound + sign * step
