@@ -17,6 +17,8 @@ __all__ = [
     "Job",
     "JobState",
     "Move",
+    "dropped_name",
+    "is_ours",
     "is_temporary",
     "job_id",
     "kept_name",
@@ -30,6 +32,9 @@ JOB_FILE = "job.json"
 COMPANION_FILE = "named.method.toml"
 """The method that a job's experiment names, as it was when the job was checked."""
 _OURS = frozenset({JOB_FILE, COMPANION_FILE, "report.json", "report.txt"})
+_KEPT_ASIDE = "dropped-"
+_LONGEST_NAME = 255
+"""Bytes that a name may have."""
 _TEMPORARY_ENDS = ("~", ".part", ".tmp", ".swp", ".filepart")
 _KINDS: Mapping[str, Literal["method", "experiment"]] = {
     ".method.toml": "method",
@@ -142,6 +147,8 @@ class Job:
         Raises:
             KeyError, TypeError, ValueError: it is not what ``to_json`` makes.
         """
+        if not isinstance(data, Mapping):
+            raise TypeError(f"{JOB_FILE} holds no object")
         earlier = data.get("seen_before")
         return cls(
             id=data["id"],
@@ -185,7 +192,20 @@ def kind_of(name: str) -> Literal["method", "experiment"] | None:
 
 def kept_name(name: str) -> str:
     """Return the file's name inside its job folder: its own, unless one of ours has it."""
-    return f"dropped-{name}" if name.startswith(tuple(_OURS)) else name
+    if not is_ours(name):
+        return name
+    return os.fsdecode(os.fsencode(f"{_KEPT_ASIDE}{name}")[:_LONGEST_NAME])
+
+
+def dropped_name(kept: str) -> str:
+    """Return the name that a file in a job folder was dropped by, as far as its own tells."""
+    name = kept.removeprefix(_KEPT_ASIDE)
+    return name if kept_name(name) == kept else kept
+
+
+def is_ours(name: str) -> bool:
+    """Whether no dropped file has this name in a job's folder: those are for the daemon's own."""
+    return name.startswith(tuple(_OURS))
 
 
 def job_id(sequence: int, now: datetime, name: str) -> str:

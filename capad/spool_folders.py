@@ -24,13 +24,21 @@ from pathlib import Path
 
 from capa.clock import utc_now
 from capa.config.problems import Problem, ProblemsError
-from capa.storage.atomic import clear_temporaries, fsync_dir, fsync_file, write_atomically
+from capa.storage.atomic import (
+    clear_temporaries,
+    fsync_dir,
+    fsync_file,
+    is_leftover,
+    write_atomically,
+)
 from capad.jobs import (
     COMPANION_FILE,
     JOB_FILE,
     Job,
     JobState,
     Move,
+    dropped_name,
+    is_ours,
     is_temporary,
     job_id,
     kept_name,
@@ -48,6 +56,9 @@ FOLDER_MODE, FILE_MODE = 0o755, 0o644
 """Of what is told about a job, whatever the umask: who dropped it must be able to read it. Who
 may enter the spool at all is for the mode of its root."""
 _STAGED = "."
+_LAST_S = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
+_DAMAGED = f"{JOB_FILE}.damaged"
+_NOT_A_JOB = (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError)
 _FILE_KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a directory",
@@ -80,6 +91,7 @@ class SpoolFolders:
             _make_readable(self.root / state)
         fsync_dir(self.root)
         self._clear_leftovers()
+        self._make_anew()
         numbers = [
             sequence_of(entry.name.removeprefix(_STAGED)) or 0
             for state in JobState
@@ -96,6 +108,22 @@ class SpoolFolders:
         for state in (JobState.QUEUED, JobState.ACTIVE):
             for folder in (self.root / state).iterdir():
                 clear_temporaries(folder)
+
+    def _make_anew(self) -> None:
+        """Write the ``job.json`` of a job that is not over and whose own can't be read.
+
+        Its file is what counts; what can't be read is kept beside it.
+        """
+        for state in (JobState.QUEUED, JobState.ACTIVE):
+            for folder in self._job_folders(state):
+                files = _dropped_in(folder)
+                if len(files) != 1 or self._read_job(folder, state) is not None:
+                    continue
+                job = self._told_by_file(folder, files[0], state)
+                with suppress(FileNotFoundError):
+                    (folder / JOB_FILE).rename(folder / _DAMAGED)
+                note = f"{JOB_FILE} could not be read: made anew from the file"
+                self.save(replace(job, history=(_move(state, note),)))
 
     def path(self, job: Job) -> Path:
         """Return the job's folder."""
@@ -136,7 +164,9 @@ class SpoolFolders:
             return None
         fsync_dir(staged)
         fsync_dir(self.incoming)
-        return self._admit(staged, name, stamp.changed_ns)
+        job = self._told_by_file(staged, target, JobState.QUEUED)
+        dropped = _utc(stamp.changed_ns)
+        return self._admit(replace(job, name=name, dropped_utc=dropped))
 
     def _give_up(self, staged: Path) -> None:
         """Take back a claim, and its number: a file that can't be moved is tried for days."""
@@ -146,17 +176,25 @@ class SpoolFolders:
     def complete_staged(self) -> list[Job]:
         """Finish what a kill or a full disk interrupted between the rename and the queue."""
         jobs = []
-        for folder in sorted((self.root / JobState.QUEUED).glob(f"{_STAGED}*")):
-            files = [entry for entry in folder.iterdir() if not _is_ours(entry.name)]
+        for folder in self._job_folders(JobState.QUEUED, _STAGED):
+            files = _dropped_in(folder)
             if len(files) == 1:
-                name = files[0].name
-                changed_ns = files[0].lstat().st_mtime_ns
-                jobs.append(self._admit(folder, name.removeprefix("dropped-"), changed_ns))
+                jobs.append(self._admit(self._told_by_file(folder, files[0], JobState.QUEUED)))
             elif not files:
                 for leftover in folder.iterdir():
                     leftover.unlink()
                 folder.rmdir()
         return jobs
+
+    def _job_folders(self, state: JobState, mark: str = "") -> list[Path]:
+        """Return the folders of jobs, in order; anything else that lies there is a stranger."""
+        return [
+            entry
+            for entry in sorted((self.root / state).iterdir())
+            if entry.name.startswith(mark)
+            and sequence_of(entry.name.removeprefix(mark)) is not None
+            and entry.is_dir()
+        ]
 
     def put_right(self) -> None:
         """Have the history of each job that is not over end where the job is.
@@ -175,15 +213,14 @@ class SpoolFolders:
         Raises:
             OSError: the folder can't be read.
         """
-        for folder in sorted((self.root / state).iterdir()):
-            if sequence_of(folder.name) is None:
-                continue
+        for folder in self._job_folders(state):
             if (job := self._read_job(folder, state)) is not None:
                 yield job
 
     def _read_job(self, folder: Path, state: JobState) -> Job | None:
-        with suppress(FileNotFoundError, KeyError, TypeError, ValueError):
-            return Job.from_json(json.loads((folder / JOB_FILE).read_bytes()), state)
+        with suppress(*_NOT_A_JOB):
+            job = Job.from_json(json.loads((folder / JOB_FILE).read_bytes()), state)
+            return replace(job, id=folder.name)  # of a folder that was copied, too
         return None
 
     def content(self, job: Job) -> bytes:
@@ -251,24 +288,25 @@ class SpoolFolders:
         _write_readable(self.path(job) / "report.txt", as_text.encode())
         _write_readable(self.path(job) / "report.json", as_json.encode())
 
-    def _admit(self, staged: Path, name: str, changed_ns: int) -> Job:
-        """Give a staged job its ``job.json`` and its place in the queue."""
-        kept = staged / kept_name(name)
-        uid = kept.lstat().st_uid
-        sha256 = _sha256(kept, self._max_bytes)
-        dropped = datetime.fromtimestamp(changed_ns / 1e9, UTC)
-        job = Job(
-            id=staged.name.removeprefix(_STAGED),
-            name=name,
+    def _told_by_file(self, folder: Path, kept: Path, state: JobState) -> Job:
+        """Return a job as its dropped file alone tells of it."""
+        status = kept.lstat()
+        return Job(
+            id=folder.name.removeprefix(_STAGED),
+            name=dropped_name(kept.name),
             kept=kept.name,
-            owner=owner_name(uid),
-            uid=uid,
-            state=JobState.QUEUED,
-            sha256=sha256,
-            dropped_utc=dropped.isoformat(timespec="milliseconds"),
-            earlier=self._seen.find(sha256),
-            history=(_move(JobState.QUEUED, ""),),
+            owner=owner_name(status.st_uid),
+            uid=status.st_uid,
+            state=state,
+            sha256=_sha256(kept, self._max_bytes),
+            dropped_utc=_utc(status.st_mtime_ns),
         )
+
+    def _admit(self, job: Job) -> Job:
+        """Give a staged job its ``job.json`` and its place in the queue."""
+        staged = self.root / JobState.QUEUED / f"{_STAGED}{job.id}"
+        earlier, history = self._seen.find(job.sha256), (_move(JobState.QUEUED, ""),)
+        job = replace(job, earlier=earlier, history=history)
         data = json.dumps(job.to_json(), indent=2).encode()
         _write_readable(staged / JOB_FILE, data)
         staged.chmod(FOLDER_MODE)
@@ -334,8 +372,19 @@ def _sha256(path: Path, max_bytes: int) -> str | None:
     return None
 
 
-def _is_ours(name: str) -> bool:
-    return name == JOB_FILE or name.endswith(".capa-tmp")
+def _dropped_in(folder: Path) -> list[Path]:
+    """Return what lies in a job's folder and is not the daemon's own: the file that was dropped."""
+    return [
+        entry
+        for entry in folder.iterdir()
+        if not is_ours(entry.name) and not is_leftover(entry.name)
+    ]
+
+
+def _utc(at_ns: int) -> str:
+    """Return an instant as text; one past the calendar (touch sets any) as the nearest in it."""
+    at_s = min(max(at_ns / 1e9, 0.0), _LAST_S)
+    return datetime.fromtimestamp(at_s, UTC).isoformat(timespec="milliseconds")
 
 
 def _move(state: JobState, note: str, before: Job | None = None) -> Move:

@@ -3,12 +3,14 @@
 import errno
 import json
 import os
+import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from capa.config.problems import ProblemsError
-from capad.jobs import IllegalMoveError, Job, JobState
+from capad.jobs import IllegalMoveError, Job, JobState, kept_name
 from capad.spool_folders import SpoolFolders, owner_name
 
 
@@ -110,6 +112,85 @@ def test_a_file_named_like_one_of_ours_is_kept_under_another_name(folders: Spool
     folders.report(job, "{}", "the report")
     assert (folders.path(job) / "report.txt").read_text() == "the report"
     assert (folders.path(job) / "dropped-report.txt").read_text() == "x = 1\n"
+
+
+@pytest.mark.parametrize(
+    "name", ["dropped-a.method.toml", "report.txt", "a.capa-tmp", f"job.json{'x' * 247}"]
+)
+def test_a_claim_that_a_kill_cut_short_keeps_its_file_whatever_its_name_is(
+    folders: SpoolFolders, name: str
+) -> None:
+    staged = folders.root / "queued" / ".000007-20261120-131500-a"
+    staged.mkdir()
+    drop(folders, name).rename(staged / kept_name(name))
+    (job,) = folders.complete_staged()
+    assert (folders.path(job) / job.kept).read_text() == "x = 1\n"
+    assert job.name == name if len(name) < 248 else job.name.startswith("job.json")
+
+
+def test_a_name_that_is_too_long_for_a_prefix_is_cut_and_taken(folders: SpoolFolders) -> None:
+    name = f"job.json{'x' * 235}.method.toml"
+    drop(folders, name)
+    job = claim(folders, name)
+    assert (job.name, len(job.kept)) == (name, 255)
+    assert folders.content(job) == b"x = 1\n"
+
+
+def test_strangers_in_the_queues_folder_are_left_alone_and_stop_nobody(
+    folders: SpoolFolders,
+) -> None:
+    queued = folders.root / "queued"
+    (queued / ".nfs0001").write_text("")
+    (queued / "000099-stray").write_text("")
+    (queued / ".snapshot").mkdir()
+    (queued / ".snapshot" / "a").write_text("")
+    before = sorted(queued.rglob("*"))
+    folders.prepare()
+    assert folders.complete_staged() == []
+    folders.put_right()
+    assert sorted(queued.rglob("*")) == before
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+    assert list(folders.jobs(JobState.QUEUED)) == [job]
+
+
+def test_a_file_from_past_the_calendar_is_claimed(folders: SpoolFolders) -> None:
+    drop(folders, "a.method.toml")
+    stamp = replace(folders.look()["a.method.toml"], changed_ns=10**21)
+    job = folders.claim("a.method.toml", stamp)
+    assert job is not None
+    assert str(job.dropped_utc).startswith("9999-12-31")
+
+
+@pytest.mark.parametrize("text", [None, "", "{", "[]", '{"id": 5}', "[" * 100_000])
+@pytest.mark.parametrize("state", [JobState.QUEUED, JobState.ACTIVE])
+def test_a_job_whose_record_is_damaged_is_told_anew_from_its_file(
+    folders: SpoolFolders, state: JobState, text: str | None
+) -> None:
+    drop(folders, "report.txt")
+    job = claim(folders, "report.txt")
+    if state is JobState.ACTIVE:
+        job = folders.move(job, state)
+    record = folders.path(job) / "job.json"
+    record.unlink()
+    if text is not None:
+        record.write_text(text)
+    folders.prepare()
+    (found,) = folders.jobs(state)
+    assert (found.id, found.name, found.sha256) == (job.id, "report.txt", job.sha256)
+    assert "made anew" in found.history[-1].note
+    kept = folders.path(found) / "job.json.damaged"
+    assert (kept.read_text() if kept.exists() else None) == text
+    folders.prepare()
+    assert list(folders.jobs(state)) == [found]
+
+
+def test_a_copy_of_a_jobs_folder_is_a_job_of_its_own_number(folders: SpoolFolders) -> None:
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+    copy = folders.root / "queued" / "000042-20261120-131500-copy"
+    shutil.copytree(folders.path(job), copy)
+    assert [found.id for found in folders.jobs(JobState.QUEUED)] == [job.id, copy.name]
 
 
 def test_a_symlink_is_refused_and_what_it_points_to_is_not_touched(
