@@ -5,9 +5,11 @@ The box has OpenSSH anyway, and whoever doubts a bundle can check it with OpenSS
 """
 
 import os
+import re
 import shutil
 import subprocess
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +22,7 @@ NAMESPACE = "capa-bundle"
 SIGNATURE_FILE = "manifest.sha256.sig"
 _TIMEOUT_S = 20.0
 _KIND = "ssh-ed25519"
+_PUBLIC_KEY = rf"{_KIND} [A-Za-z0-9+/]+=*"
 
 
 class SigningError(BundleError):
@@ -68,25 +71,47 @@ def signature_problem(
 ) -> str | None:
     """Return what is wrong with a signature over ``data``; None: it is good.
 
-    It must be the key's that the manifest names, and, where there is a file of trusted keys, that
-    of one of them.
+    It must be the key's that the manifest names, and, where there is a file of trusted keys,
+    ``ssh-keygen`` must accept it by that file, with all that its lines may say: the manifest is
+    the word of whoever wrote it.
 
     Raises:
+        OSError: the file of trusted keys can't be read.
         SigningError: there is no ``ssh-keygen`` to ask.
     """
+    if signer.namespace != NAMESPACE or not re.fullmatch(_PUBLIC_KEY, signer.public_key):
+        return f"is said to be by no key of a box: {signer.public_key!r} for {signer.namespace!r}"
     if allowed_signers is not None:
-        trusted = allowed_signers.read_text(encoding="utf-8", errors="replace")
-        if signer.public_key.split()[-1] not in trusted.split():
-            return f"is by a key that {allowed_signers} does not name: {signer.public_key}"
+        with allowed_signers.open("rb"):  # or it says why it can't be read
+            pass
+        if not _is_trusted(data, signature, allowed_signers):
+            return f"is not by a key that {allowed_signers} names: {signer.public_key}"
     with tempfile.TemporaryDirectory(prefix="capa-") as folder:
         named = Path(folder) / "allowed_signers"
         named.write_text(f"box {signer.public_key}\n")
-        words = ("-Y", "verify", "-f", str(named), "-I", "box", "-n", signer.namespace)
         try:
-            _ssh_keygen(*words, "-s", str(signature), data=data)
+            _verify(data, signature, named, "box")
         except _RefusedError as error:
             return f"is not by the key that the manifest names: {error}"
     return None
+
+
+def _is_trusted(data: bytes, signature: Path, allowed_signers: Path) -> bool:
+    words = ("-Y", "find-principals", "-f", str(allowed_signers), "-s", str(signature))
+    try:
+        principals = _ssh_keygen(*words).decode(errors="surrogateescape").splitlines()
+    except _RefusedError:
+        return False
+    for principal in principals:
+        with suppress(_RefusedError):
+            _verify(data, signature, allowed_signers, principal)
+            return True
+    return False
+
+
+def _verify(data: bytes, signature: Path, allowed_signers: Path, principal: str) -> None:
+    words = ("-Y", "verify", "-f", str(allowed_signers), "-I", principal, "-n", NAMESPACE)
+    _ssh_keygen(*words, "-s", str(signature), data=data)
 
 
 class _RefusedError(SigningError):

@@ -55,21 +55,37 @@ def _verify_name(path: Path, manifest: Manifest) -> Iterator[Problem]:
 def _verify_chain(path: Path, manifest: Manifest) -> Iterator[Problem]:
     """Follow the chain of the events to the end that the manifest states."""
     stated = manifest.events_chain
-    if stated is None:  # format 1, or not finalized
+    if not (path / EVENTS_FILE).exists():  # the list of files says so, if it was ever there
         return
     try:
         with closing(connect_for_reading(path / EVENTS_FILE)) as connection:
+            if stated is None and not _has_chain(connection):  # format 1
+                return
             rows = connection.execute("SELECT * FROM events ORDER BY id")
             chain = walk_chain(rows, manifest.run_id)
     except (sqlite3.Error, TypeError, ValueError) as error:
         yield _problem("chain_unreadable", path, EVENTS_FILE, f"cannot be followed: {error}")
         return
-    for number in sorted(set(chain.breaks) - set(stated.breaks))[:_MOST_BREAKS]:
+    broken = () if stated is None else stated.breaks
+    for number in sorted(set(chain.breaks) - set(broken))[:_MOST_BREAKS]:
         message = f"event {number} does not follow on the one before: one was removed or edited"
         yield _problem("chain_broken", path, EVENTS_FILE, message)
-    if (chain.rows, chain.head) != (stated.rows, stated.head):
+    if broken:
+        places = ", ".join(map(str, broken[:_MOST_BREAKS]))
+        message = f"the chain was broken when the bundle was sealed, at event {places}"
+        yield _problem("chain_was_broken", path, EVENTS_FILE, message, blocking=False)
+    if stated is None:
+        if manifest.bundle_status == "sealed":
+            message = "the manifest does not state where the chain of the events ends"
+            yield _problem("chain_not_stated", path, EVENTS_FILE, message)
+    elif (chain.rows, chain.head) != (stated.rows, stated.head):
         message = f"has {chain.rows} events and another end than the {stated.rows} that were sealed"
         yield _problem("chain_altered", path, EVENTS_FILE, message)
+
+
+def _has_chain(connection: sqlite3.Connection) -> bool:
+    columns = connection.execute("SELECT name FROM pragma_table_info('events')").fetchall()
+    return ("prev_hash",) in columns
 
 
 def _verify_signature(

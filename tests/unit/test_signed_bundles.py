@@ -115,6 +115,81 @@ def test_a_signature_that_was_taken_away_or_made_by_another_key_shows(
     assert codes(signed) == {"bundle.signature_missing"}
 
 
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("box7 {key} a comment\n", set()),
+        ("alice,box7 {key}\n", set()),
+        ('* namespaces="capa-bundle,git" {key}\n', set()),
+        ("# box7 {key}\n", {"bundle.signature_bad"}),
+        ('box7 namespaces="git" {key}\n', {"bundle.signature_bad"}),
+        ('box7 valid-before="20200101" {key}\n', {"bundle.signature_bad"}),
+        ("", {"bundle.signature_bad"}),
+        (None, {"bundle.signature_unchecked"}),
+    ],
+)
+def test_trusted_keys_are_read_as_openssh_reads_them(
+    signed: Path, key: Path, tmp_path: Path, line: str | None, expected: set[str]
+) -> None:
+    trusted = tmp_path / "trusted"
+    if line is not None:
+        trusted.write_text(line.format(key=" ".join(public(key))))
+    assert codes(signed, trusted) == expected
+
+
+def public(key: Path) -> list[str]:
+    return key.with_suffix(".pub").read_text().split()[:2]
+
+
+def test_a_manifest_that_claims_a_trusted_key_is_believed_by_nobody(
+    tmp_path: Path, key: Path
+) -> None:
+    """Somebody seals with a key of their own, and names it and the box's in one field."""
+    path = unsealed_bundle(tmp_path, texts=["begun"])
+    mine = new_key(tmp_path / "mine")
+    assert finalize_bundle(path, sign_key=mine).sealed
+    trusted = tmp_path / "trusted"
+    trusted.write_text(f"box7 {' '.join(public(key))}\n")
+    for claimed in (
+        " ".join(public(key)),
+        f"{' '.join(public(mine))}\nbox {' '.join(public(key))}",
+        "",
+    ):
+        manifest = read_json(path)
+        manifest["signer"]["public_key"] = claimed
+        (path / "manifest.json").write_text(json.dumps(manifest))
+        sums_made_anew(path)
+        signed_by(mine, path)
+        assert codes(path) == {"bundle.signature_bad"}
+        assert codes(path, trusted) == {"bundle.signature_bad"}
+
+
+def signed_by(key: Path, path: Path) -> None:
+    (path / "manifest.sha256.sig").unlink()
+    words = ["-q", "-Y", "sign", "-f", str(key), "-n", "capa-bundle", str(path / "manifest.sha256")]
+    subprocess.run(["ssh-keygen", *words], check=True)
+
+
+def test_a_chain_that_was_broken_before_the_seal_is_told_by_verify(tmp_path: Path) -> None:
+    path = unsealed_bundle(tmp_path, texts=["begun", "heating", "done"])
+    with closing(sqlite3.connect(path / "events.sqlite")) as connection, connection:
+        connection.execute("UPDATE events SET message = 'cooling' WHERE id = 2")
+    assert finalize_bundle(path).sealed
+    (problem,) = verify_bundle(path)
+    assert (problem.code, problem.blocking) == ("bundle.chain_was_broken", False)
+    assert "at event 3" in problem.message
+
+
+def test_a_manifest_that_is_silent_on_the_chain_is_not_whole(tmp_path: Path) -> None:
+    path = unsealed_bundle(tmp_path, texts=["begun", "heating", "done"])
+    assert finalize_bundle(path).sealed
+    manifest = read_json(path)
+    manifest["events_chain"] = None
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    sums_made_anew(path)
+    assert codes(path) == {"bundle.chain_not_stated"}
+
+
 BROKEN, ALTERED = "bundle.chain_broken", "bundle.chain_altered"
 INSERT = "INSERT INTO events SELECT 4, 5, t_utc, kind, severity, source, 'x', '{}', 'ab' "
 
