@@ -170,7 +170,9 @@ class WatlowAdapter(BaseAdapter):
         self._extra_turn += 1
         reply, at_s = await self._read(extra.query)
         native = reply.data.hex()
-        return [Reading(name, value, at_s, native=native) for name, value in extra.values(reply)]
+        return [
+            Reading(name, value, at_s, _worth(value), native) for name, value in extra.values(reply)
+        ]
 
     async def _poll_setpoint(self, priority: Priority = Priority.POLL) -> Reading:
         reply, at_s = await self._read(self._talk.read_setpoint, priority)
@@ -223,3 +225,8 @@ class WatlowAdapter(BaseAdapter):
         frame, feed = self._speaker.begin(query)
         gap_s = self._options.silence_s
         return await self._exchange(frame, feed, priority=priority, gap_s=gap_s)
+
+
+def _worth(value: float) -> Status:
+    """A float that is no number is no reading."""
+    return Status.OK if math.isfinite(value) else Status.SENSOR_FAIL

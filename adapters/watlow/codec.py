@@ -172,8 +172,11 @@ class Conversation:
         return Query(WriteRegisters(self._unit, self._setpoint_at, float_words(value, self._order)))
 
     def decode_input(self, reply: Registers) -> InputState:
-        """Read the reply to ``read_input``."""
-        return InputState(self._float(reply, 0), enum_at(reply.data, 2))
+        """Read the reply to ``read_input``; without an input any number may stand there."""
+        error = enum_at(reply.data, 2)
+        if error != InputError.NONE:
+            return InputState(float_at(reply.data, 0, self._order), error)
+        return InputState(self._float(reply, 0), error)
 
     def decode_power(self, reply: Registers) -> float:
         """Return the heat power in percent from the reply to ``read_power``."""

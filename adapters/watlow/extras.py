@@ -6,7 +6,7 @@ Sources: register list ("PM - Map 1").
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -26,10 +26,18 @@ from capa.devices.adapter import FieldInfo
 
 __all__ = ["Extra", "ExtraName", "extras_of"]
 
-ExtraName = Literal["mode", "ramp", "comms", "alarm1", "alarm2", "alarm3", "alarm4"]
+ExtraName = Literal["mode", "ramp", "comms", "loop", "alarm1", "alarm2", "alarm3", "alarm4"]
 
 RAMP_ACTION, RAMP_SCALE, RAMP_SETPOINT, RAMP_RATE = 2186, 2188, 2190, 2192
-ALARM_STATE, _ALARM_STEP = 1496, 50
+_ALARMS: Mapping[str, tuple[int, int, int]] = {
+    "alarm1": (1496, 1496, 3),
+    "alarm2": (1546, 1546, 13),
+    "alarm3": (1596, 1594, 15),
+    "alarm4": (1646, 1644, 16),
+}
+"""State register, first register that is read, and how many: a late reply to one alarm's read must
+not pass for another's, and count is all that tells them apart."""
+_LOOP_START, _LOOP_COUNT, LOOP_ERROR = 1910, 19, 1928
 _RAMP_START = 2184
 _HOURS = 39
 _ACTIONS = {62.0, 88.0, 85.0, 13.0}
@@ -69,8 +77,11 @@ class Extra:
             case "comms":
                 yield "wire_units", float(enum_at(data, COMMS_UNITS - COMMS_BLOCK))
                 yield "save", float(enum_at(data, NV_SAVE - COMMS_BLOCK) == _SAVE_YES)
+            case "loop":
+                yield "loop_error", float(Registers(data).words()[LOOP_ERROR - _LOOP_START])
             case _:
-                yield self.name, float(enum_at(data, 0))
+                state, first, _ = _ALARMS[self.name]
+                yield self.name, float(enum_at(data, state - first))
 
     def _degC(self, value: float) -> float:
         if not math.isfinite(value):
@@ -145,8 +156,11 @@ def _place(name: ExtraName, offset: int) -> tuple[int, int]:
             return _RAMP_START, 10
         case "comms":
             return COMMS_BLOCK + offset, 14
+        case "loop":
+            return _LOOP_START, _LOOP_COUNT
         case "alarm1" | "alarm2" | "alarm3" | "alarm4":
-            return ALARM_STATE + _ALARM_STEP * (int(name[-1]) - 1), 3
+            _, first, count = _ALARMS[name]
+            return first, count
 
 
 def _fields(name: ExtraName) -> tuple[FieldInfo, ...]:
@@ -177,6 +191,9 @@ def _fields(name: ExtraName) -> tuple[FieldInfo, ...]:
                     "save", "1", "set_save", 0.5, description="2494: 1 saves what is written"
                 ),
             )
+        case "loop":
+            says = "1928: 61 none, 1274 open loop, 1275 reversed"
+            return (FieldInfo("loop_error", "1", description=says),)
         case "alarm1" | "alarm2" | "alarm3" | "alarm4":
             says = "61 none, 7 high, 8 low, 28 error, 12 blocked, 88 startup"
             return (FieldInfo(name, "1", description=f"state of alarm {name[-1]}: {says}"),)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-__all__ = ["HeatLoop"]
+__all__ = ["HeatLoop", "OpenLoopWatch"]
 
 
 @dataclass(slots=True)
@@ -46,3 +46,34 @@ class HeatLoop:
         if last is None or dt_s <= 0:
             return 0.0
         return -gain * self.derivative_s * (pv_degC - last) / dt_s
+
+
+@dataclass(slots=True)
+class OpenLoopWatch:
+    """Open-loop detection: full power for a time, and the process value has to move.
+
+    By how much and for how long are registers 1926 and 1924. That heating stops until the error
+    is cleared is a modelling choice.
+    """
+
+    code: int = 61
+    _since_s: float = field(default=0.0, init=False)
+    _from_degC: float | None = field(default=None, init=False)
+
+    def clear(self) -> None:
+        """Forget what was found, and begin anew."""
+        self.code, self._since_s, self._from_degC = 61, 0.0, None
+
+    def look(
+        self, power_pct: float, pv_degC: float, dt_s: float, *, time_s: float, by_degC: float
+    ) -> None:
+        """Watch ``dt_s`` more seconds."""
+        if power_pct < 100.0 or self._from_degC is None:
+            self._since_s, self._from_degC = 0.0, pv_degC
+            return
+        self._since_s += dt_s
+        moved_degC = pv_degC - self._from_degC
+        if moved_degC >= by_degC:
+            self._since_s, self._from_degC = 0.0, pv_degC
+        elif self._since_s >= time_s:
+            self.code = 1275 if moved_degC <= -by_degC else 1274

@@ -39,7 +39,7 @@ class WatlowOptions(Frozen):
     framing: Framing = "rtu"
     """``tcp`` for Modbus TCP, as the RUI gateway has it."""
     also_read: tuple[ExtraName, ...] = ()
-    """Groups beside pv, power and setpoint: ``mode``, ``ramp``, ``comms``, ``alarm1`` to
+    """Groups beside pv, power and setpoint: ``mode``, ``ramp``, ``comms``, ``loop``, ``alarm1`` to
     ``alarm4``. One of them is read, in turn, each time that power is."""
     port: Literal[1, 2] = 1
     """Which of the controller's communication ports this link is plugged into."""
@@ -96,7 +96,7 @@ class WatlowTwinOptions(Frozen):
     reply_delay_s: float | tuple[float, float] = (0.005, 0.020)
     seed: int | None = None
     setpoint_degC: float = 24.0
-    min_setpoint_degC: float = -1101.0
+    min_setpoint_degC: float = -1128.3
     max_setpoint_degC: float = 5537.0
     ramp_degC_per_min: float | None = Field(default=None, gt=0)
     proportional_band_degC: float = Field(default=13.9, gt=0)

@@ -7,7 +7,7 @@ differences of temperatures without the offset of 32.
 from dataclasses import dataclass
 from typing import Literal
 
-__all__ = ["MAP_1", "Row"]
+__all__ = ["MAP_1", "Kind", "Row"]
 
 Kind = Literal["temperature", "difference", "number", "enum", "uint32"]
 
@@ -46,6 +46,19 @@ def _alarm(base: int) -> tuple[Row, ...]:
     )
 
 
+def _port(offset: int) -> tuple[Row, ...]:
+    """Return what one of the two communication ports is set to."""
+    return (
+        _enum(2482 + offset, 1),
+        _enum(2484 + offset, 188, 188, 189, 190),
+        _enum(2486 + offset, 61, 61, 191, 192),
+        _enum(2488 + offset, 1331, 1330, 1331),
+        _enum(2490 + offset, 30, 15, 30),
+        _enum(2492 + offset, 1057, 1286, 1057),
+        _enum(2494 + offset, 106, 59, 106),
+    )
+
+
 MAP_1: tuple[Row, ...] = (
     Row(0, "uint32", "r", 28),
     Row(2, "uint32", "r", 5678),
@@ -61,10 +74,13 @@ MAP_1: tuple[Row, ...] = (
     _enum(368, 95, 62, 95, 56, 104, 112, 113, 114),
     _enum(370, 48, 46, 48, 93, 58, 26, 15, 23, 30, 80, 84, 11),
     _enum(372, 2, 1, 2),
+    Row(378, "number", "rw", 0.0),
+    Row(380, "number", "rw", 1.0),
     Row(382, "difference", "rw", 0.0),
     Row(386, "number", "rw", 0.5),
     _enum(398, 105, 105, 94, 40, 96),
     Row(402, "temperature", "r"),
+    _enum(416, 255, access="w"),
     *_alarm(1480),
     *_alarm(1530),
     *_alarm(1580),
@@ -84,13 +100,21 @@ MAP_1: tuple[Row, ...] = (
     Row(1904, "number", "r"),
     Row(1906, "number", "r"),
     Row(1908, "number", "r"),
+    _enum(1910, 59, 59, 106),
+    Row(1912, "number", "rw", 0.0),
+    _enum(1914, 3, *range(1, 7)),
+    _enum(1916, 21, 99, 21, 69),
+    Row(1918, "number", "rw", 90.0),
+    _enum(1920, 59, 59, 106),
     _enum(1922, 59, 59, 106),
     Row(1924, "number", "rw", 240.0),
     Row(1926, "difference", "rw", 10.0 / 1.8),
     _enum(1928, 61, access="r"),
+    _enum(1930, 255, 129, 204, access="w"),
+    _enum(1932, 62, access="r"),
     Row(2160, "temperature", "rw", 24.0),
     Row(2162, "number", "rw", 0.0),
-    Row(2164, "temperature", "rw", -1128.0),
+    Row(2164, "temperature", "rw", -1128.3),
     Row(2166, "temperature", "rw", 5537.0),
     Row(2168, "number", "rw", -100.0),
     Row(2170, "number", "rw", 100.0),
@@ -104,12 +128,7 @@ MAP_1: tuple[Row, ...] = (
     Row(2190, "temperature", "r"),
     Row(2192, "difference", "rw", 1.0),
     Row(2198, "temperature", "r"),
-    _enum(2482, 1),
-    _enum(2484, 188, 188, 189, 190),
-    _enum(2486, 61, 61, 191, 192),
-    _enum(2488, 1331, 1330, 1331),
-    _enum(2490, 30, 15, 30),
-    _enum(2492, 1057, 1286, 1057),
-    _enum(2494, 106, 59, 106),
+    *_port(0),
+    *_port(20),
     Row(5020, "uint32", "r"),
 )

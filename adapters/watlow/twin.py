@@ -11,6 +11,7 @@ from adapters.modbus.codec import (
     ExcCodes,
     Refusal,
 )
+from adapters.watlow.alarms import ALARM_BASES, DEVIATION, SETPOINT_OFFSETS, Alarm
 from adapters.watlow.codec import (
     ACTIVE_MODE,
     COMMS_UNITS,
@@ -18,6 +19,7 @@ from adapters.watlow.codec import (
     HEAT_POWER,
     INPUT_ERROR,
     NV_SAVE,
+    PORT_OFFSET,
     PROCESS_VALUE,
     SETPOINT,
     WORD_ORDER,
@@ -28,10 +30,10 @@ from adapters.watlow.codec import (
     from_degC,
     to_degC,
 )
-from adapters.watlow.loop import HeatLoop
+from adapters.watlow.loop import HeatLoop, OpenLoopWatch
 from adapters.watlow.memory import NonVolatileMemory
 from adapters.watlow.options import WatlowOptions, WatlowTwinOptions, unit_of
-from adapters.watlow.registers import MAP_1, Row
+from adapters.watlow.registers import MAP_1, Kind, Row
 from capa.devices.delay import ReplyDelay
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinReply
@@ -45,9 +47,11 @@ _MANUAL_POWER, _LOWEST, _HIGHEST = 2162, 2164, 2166
 _ACTIVE_SETPOINT, _RAMP_SETPOINT, _RAMP_TARGET = 2172, 2190, 2198
 _INPUT_ERROR_POWER, _RAMP_ACTION, _RAMP_SCALE, _RAMP_RATE = 2184, 2186, 2188, 2192
 _TICKS = 5020
-_ALARM_STATE, _ALARM_OFFSETS, _PROCESS_ALARM = 1496, frozenset({0, 50, 100, 150}), 76
-_NO_ALARM, _ALARM_HIGH, _ALARM_LOW, _ALARM_ERROR = 61, 7, 8, 28
-_HIGH_SIDES, _LOW_SIDES = {13, 37}, {13, 53}
+_DETECTS, _DETECT_S, _DETECT_BY, _LOOP_ERROR, _CLEAR_LOOP = 1922, 1924, 1926, 1928, 1930
+_ALARM_SETPOINTS = {base + at: base + 28 for base in ALARM_BASES for at in SETPOINT_OFFSETS}
+"""Set points of alarms, with the register that says whether they are deviations."""
+_ALARM_SHOWS = {base + at for base in ALARM_BASES for at in (16, 18, 20, 22)}
+_CLEAR = 129
 
 _YES, _OFF, _RAMP_ON_CHANGE, _RAMP_BOTH, _HOURS = 106, 62, 85, 13, 39
 _KEEP_POWER = {14, 33}
@@ -68,11 +72,12 @@ class WatlowTwin:
             seed=spec.name if self._options.seed is None else self._options.seed,
         )
         self._ear = Ear(profile.framing)
+        self._port = PORT_OFFSET if profile.port == 2 else 0
         self._wire_unit = self._options.unit_for(profile)
         order = self._options.word_order or profile.word_order
         self._values = self._factory_values()
-        if WORD_ORDER not in self._options.registers:
-            self._values[WORD_ORDER] = WordOrderCode[order.upper()]
+        if WORD_ORDER + self._port not in self._options.registers:
+            self._values[WORD_ORDER + self._port] = WordOrderCode[order.upper()]
         self._memory = NonVolatileMemory(self._values)
         self._bank = self._make_bank(
             RegisterBank(
@@ -83,6 +88,10 @@ class WatlowTwin:
             )
         )
         self._loop = HeatLoop()
+        self._watch = OpenLoopWatch(code=int(self._values[_LOOP_ERROR]))
+        self._alarms = [Alarm(base) for base in ALARM_BASES]
+        for alarm in self._alarms:
+            alarm.start(self._values)
         self._frozen_degC: float | None = None
         self._refuses: int | None = None
         self._broken = False
@@ -100,7 +109,7 @@ class WatlowTwin:
             _BAND: options.proportional_band_degC,
             _INTEGRAL: options.integral_s,
             _DERIVATIVE: options.derivative_s,
-            COMMS_UNITS: self._wire_unit.value,
+            COMMS_UNITS + self._port: self._wire_unit.value,
         }
         if options.ramp_degC_per_min is not None:
             values |= {_RAMP_ACTION: _RAMP_ON_CHANGE, _RAMP_RATE: options.ramp_degC_per_min}
@@ -178,49 +187,72 @@ class WatlowTwin:
         if row.access == "w":
             return _WRITE_ONLY_READS
         value = self._live(row.address)
-        if row.kind == "temperature":
+        kind = self._kind(row)
+        if kind == "temperature":
             return from_degC(value, self._wire_unit)
-        if row.kind == "difference" and self._wire_unit is Units.DEG_F:
+        if kind == "difference" and self._wire_unit is Units.DEG_F:
             return value * 1.8
         return value
 
     def _live(self, address: int) -> float:
         if address in {PROCESS_VALUE, _FILTERED_PV}:
             return self._pv_degC()
-        if (alarm := address - _ALARM_STATE) >= 0 and alarm in _ALARM_OFFSETS:
-            return self._alarm_state(address - 16)
+        if address == _LOOP_ERROR:
+            return self._watch.code
         if address == _TICKS:
             return (self._plant.now_s() - self._started_at_s) * 1000 % 2**32
+        if address in _ALARM_SHOWS:
+            self._look_at_alarms()
+            alarm = next(one for one in self._alarms if one.has(address))
+            return alarm.shown(self._values)[address]
         return self._values[address]
 
-    def _alarm_state(self, base: int) -> float:
-        """Judge a process alarm; latching, blocking and hysteresis are not simulated."""
-        values, pv = self._values, self._pv_degC()
-        sides = values[base + 6]
-        if values[base + 28] != _PROCESS_ALARM:
-            return _NO_ALARM
-        if self._broken:
-            return _ALARM_ERROR
-        if pv > values[base] and sides in _HIGH_SIDES:
-            return _ALARM_HIGH
-        return _ALARM_LOW if pv < values[base + 2] and sides in _LOW_SIDES else _NO_ALARM
+    def _kind(self, row: Row) -> Kind:
+        """Return a parameter's kind: an alarm's set points may be deviations."""
+        type_at = _ALARM_SETPOINTS.get(row.address)
+        if type_at is not None and self._values[type_at] == DEVIATION:
+            return "difference"
+        return row.kind
+
+    def _look_at_alarms(self) -> None:
+        """Have the alarms judge the process value as it is."""
+        for alarm in self._alarms:
+            if alarm.is_used(self._values):
+                alarm.look(
+                    self._values,
+                    self._pv_degC(),
+                    self._values[_ACTIVE_SETPOINT],
+                    broken=self._broken,
+                )
 
     def _put(self, row: Row, wire_value: float) -> None:
         value = self._checked(row, wire_value)
+        if row.access == "w":
+            self._request(row.address, value)
+            return
         if value != self._values[row.address]:
             self._values[row.address] = value
-            if self._values[NV_SAVE] == _YES:
+            if self._values[NV_SAVE + self._port] == _YES:
                 self._memory.changed()
         self._memory.tick(self._plant.now_s(), self._values)
         self._written(row.address)
+
+    def _request(self, address: int, value: float) -> None:
+        """Do what a register asks for that keeps nothing."""
+        if address == _CLEAR_LOOP and value == _CLEAR:
+            self._watch.clear()
+        if value == 0:
+            for alarm in self._alarms:
+                alarm.requested(address)
 
     def _checked(self, row: Row, wire_value: float) -> float:
         """Return the value to keep, in degC; clamped or refused where it is out of range."""
         if not math.isfinite(wire_value) or (row.allowed and int(wire_value) not in row.allowed):
             raise ValueRefusedError
-        if row.kind == "difference" and self._wire_unit is Units.DEG_F:
+        kind = self._kind(row)
+        if kind == "difference" and self._wire_unit is Units.DEG_F:
             return wire_value / 1.8
-        if row.kind != "temperature":
+        if kind != "temperature":
             return wire_value
         value = to_degC(wire_value, self._wire_unit)
         return self._within(value) if row.address == SETPOINT else value
@@ -232,10 +264,13 @@ class WatlowTwin:
         return inside
 
     def _written(self, address: int) -> None:
-        if address == COMMS_UNITS and not self._options.units_label_only:
-            self._wire_unit = Units(int(self._values[COMMS_UNITS]))
+        if address == COMMS_UNITS + self._port and not self._options.units_label_only:
+            self._wire_unit = Units(int(self._values[address]))
         if address == CONTROL_MODE:
             self._loop.forget()
+        if address == SETPOINT:
+            for alarm in self._alarms:
+                alarm.setpoint_written(self._values)
         if address == SETPOINT and not self._ramps():
             self._values[_ACTIVE_SETPOINT] = self._values[SETPOINT]
 
@@ -257,6 +292,15 @@ class WatlowTwin:
         self._follow_setpoint(dt_s)
         self._memory.tick(self._plant.now_s(), self._values)
         power_pct = self._power_pct(dt_s)
+        self._look_at_alarms()
+        if self._values[_DETECTS] == _YES:
+            self._watch.look(
+                power_pct,
+                self._pv_degC(),
+                dt_s,
+                time_s=self._values[_DETECT_S],
+                by_degC=self._values[_DETECT_BY],
+            )
         self._values[HEAT_POWER] = self._values[_OUTPUT_POWER] = power_pct
         self._plant.set(f"{self._options.plant}.power_pct", power_pct)
 
@@ -264,7 +308,7 @@ class WatlowTwin:
         values = self._values
         if not self._broken:
             values[ACTIVE_MODE] = values[CONTROL_MODE]
-        if values[CONTROL_MODE] == ControlMode.OFF:
+        if values[CONTROL_MODE] == ControlMode.OFF or self._watch.code != InputError.NONE:
             return 0.0
         if values[CONTROL_MODE] == ControlMode.MANUAL:
             return max(0.0, values[_MANUAL_POWER])
@@ -301,4 +345,7 @@ class WatlowTwin:
         self._values[_ACTIVE_SETPOINT] = self._values[SETPOINT]
         self._started_at_s = self._plant.now_s()
         self._loop.forget()
+        self._watch.clear()
+        for alarm in self._alarms:
+            alarm.start(self._values)
         self._ear.reset()
