@@ -35,7 +35,7 @@ demo: $(READY) ## run the demo method through the daemon on the simulator twins 
 	$(BIN)/capad --config configs/demo.toml --twin --once
 
 test: $(READY) ## run every test: unit, properties, wire, process, systemd
-	$(BIN)/pytest tests -n $(JOBS) --dist loadfile
+	$(BIN)/pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
 check: $(READY) lint types imports unit ## ruff, flake8-async, mypy --strict, import contracts, unit hardening
 

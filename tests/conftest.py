@@ -1,5 +1,7 @@
 """What every layer's tests share."""
 
+from pathlib import Path
+
 import hypothesis
 import pytest
 import trio.testing
@@ -9,6 +11,18 @@ from tests.support.virtual_time import threads_in_place
 # How long an example takes is the machine's load, not a promise.
 hypothesis.settings.register_profile("capad", deadline=None)
 hypothesis.settings.load_profile("capad")
+
+_LONGEST_FIRST = ("systemd", "process", "wire", "properties")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the layers whose files take minutes, so that none of them is waited for alone."""
+    items.sort(key=lambda item: _place(item.path))
+
+
+def _place(path: Path) -> int:
+    layer = path.relative_to(Path(__file__).parent).parts[0]
+    return _LONGEST_FIRST.index(layer) if layer in _LONGEST_FIRST else len(_LONGEST_FIRST)
 
 
 @pytest.fixture
