@@ -4,6 +4,7 @@ import signal
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import trio
@@ -24,6 +25,7 @@ from capa.runtime.stage_store import Pending
 from capa.runtime.stages import LaterStages
 from capa.runtime.trips import Trips, TripStore
 from capa.runtime.twin_child import running_twin
+from capa.storage.finalize import finalize_in_child
 
 __all__ = ["ABORTED", "CLEARING", "COMPLETED", "CRASHED", "NOT_VERIFIED", "ForegroundRun"]
 
@@ -46,6 +48,7 @@ class ForegroundRun:
         twin_dir: where the twin that stands in for the instruments is put; None for a real rig.
         keyboard: the descriptor of a terminal whose lines are obeyed; None where there is none.
         trips: where the box keeps what trips, for its daemon and the next run; None without a box.
+        sign_key: the key that signs the bundle; None where there is none.
     """
 
     parts: Parts
@@ -56,6 +59,7 @@ class ForegroundRun:
     log: FilteringBoundLogger
     keyboard: int | None = None
     trips: TripStore | None = None
+    sign_key: Path | None = None
     _conductor: Conductor | None = None
     _stopping: str = ""
     _waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
@@ -134,6 +138,7 @@ class ForegroundRun:
             safing_budget_s=SAFING_BUDGET_S,
             log=self.log,
             on_progress=self._progressed,
+            finalize=partial(finalize_in_child, sign_key=self.sign_key),
         )
         trips = Trips(log=self.log)
         monitor = SafetyMonitor(

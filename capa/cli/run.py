@@ -37,7 +37,9 @@ def run(
     runs: Annotated[
         Path | None,
         typer.Option(
-            "--runs", metavar="DIR", help="Where the bundle goes: else CAPA_RUNS_ROOT, else ./runs."
+            "--runs",
+            metavar="DIR",
+            help="Where the bundle goes: else CAPA_RUNS_ROOT or CAPA_RUNS, else ./runs.",
         ),
     ] = None,
     hardware: Annotated[
@@ -58,7 +60,9 @@ def run(
     config: Annotated[
         Path,
         typer.Option(
-            "--config", metavar="FILE", help="The settings of the box, whose trips forbid a run."
+            "--config",
+            metavar="FILE",
+            help="The settings of the box: its trips forbid a run, its key signs the bundle.",
         ),
     ] = BOX_SETTINGS,
 ) -> None:
@@ -77,7 +81,8 @@ def run(
         if not (twin or dry_run):
             lock.acquire_if_there()
             trips = _trips(config)
-        code = _run(file, hardware, _runs_root(runs), trips, twin=twin, dry_run=dry_run)
+        sign_key = None if dry_run else _sign_key(config)
+        code = _run(file, hardware, _runs_root(runs), trips, sign_key, twin=twin, dry_run=dry_run)
     except* ProblemsError as refused:
         for error in _leaves(refused):
             _tell(error.problems)
@@ -107,11 +112,28 @@ def _trips(settings: Path) -> "TripStore | None":
     return store
 
 
+def _sign_key(settings: Path) -> Path | None:
+    """Return the key of the box; one that does not sign costs the signature, and not the run."""
+    from capa.config.box import sign_key_of_box
+    from capa.errors import CapaError
+
+    try:
+        key = sign_key_of_box(settings)
+    except CapaError as error:
+        typer.echo(f"warning: the bundle is not signed: {error}", err=True)
+        return None
+    if key is not None and not os.access(key, os.R_OK):
+        why = "you may not read it" if key.exists() else "there is no such key"
+        typer.echo(f"warning: the bundle is not signed: {key}: {why}", err=True)
+    return key
+
+
 def _run(
     file: Path,
     hardware: Path | None,
     runs: Path,
     trips: "TripStore | None",
+    sign_key: Path | None,
     *,
     twin: bool,
     dry_run: bool,
@@ -142,7 +164,7 @@ def _run(
     if dry_run:
         _tell_steps(parts, read, procedures)
         return 0
-    return _conducted(parts, _request(parts, read, file), runs, trips, twin=twin)
+    return _conducted(parts, _request(parts, read, file), runs, trips, sign_key, twin=twin)
 
 
 def _read(file: Path, procedures: "Mapping[str, type[Procedure]]") -> "ExperimentFile":
@@ -182,7 +204,8 @@ def _profile_file(read: "ExperimentFile", file: Path, hardware: Path | None) -> 
 
 
 def _runs_root(runs: Path | None) -> Path:
-    return (runs or Path(os.environ.get("CAPA_RUNS_ROOT") or "runs")).absolute()
+    named = os.environ.get("CAPA_RUNS_ROOT") or os.environ.get("CAPA_RUNS")
+    return (runs or Path(named or "runs")).absolute()
 
 
 def _request(parts: "Parts", read: "ExperimentFile", file: Path) -> "RunRequest":
@@ -207,7 +230,13 @@ def _request(parts: "Parts", read: "ExperimentFile", file: Path) -> "RunRequest"
 
 
 def _conducted(
-    parts: "Parts", request: "RunRequest", runs: Path, trips: "TripStore | None", *, twin: bool
+    parts: "Parts",
+    request: "RunRequest",
+    runs: Path,
+    trips: "TripStore | None",
+    sign_key: Path | None,
+    *,
+    twin: bool,
 ) -> int:
     """Run it, with the twin in a folder that goes away afterwards."""
     import trio
@@ -226,6 +255,7 @@ def _conducted(
             log=_logger(),
             keyboard=sys.stdin.fileno() if sys.stdin.isatty() else None,
             trips=trips,
+            sign_key=sign_key,
         )
         return trio.run(foreground.run)
 

@@ -16,11 +16,15 @@ _SHOWN = 5
 
 
 def runs_folder(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of the runs: as given, ``CAPA_RUNS``, ``./runs``, or the box's own."""
+    """Return the folder of the runs: as given, ``CAPA_RUNS``, ``./runs``, or the box's own.
+
+    ``CAPA_RUNS_ROOT``, by which ``capa run`` goes, counts as well.
+    """
     if given is not None:
         return given
-    if environ.get("CAPA_RUNS"):
-        return Path(environ["CAPA_RUNS"])
+    for name in ("CAPA_RUNS", "CAPA_RUNS_ROOT"):
+        if environ.get(name):
+            return Path(environ[name])
     return Path("runs") if Path("runs").is_dir() else BOX_RUNS
 
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 from adapters.twin.control import ask
 from capa.runtime.rig_lock import RigLock
 from capa.runtime.trips import Trip, TripStore
+from capa.storage.verify import verify_bundle
 from tests.support.daemon_process import (
     DEMO_PROFILE,
     REPOSITORY,
@@ -226,6 +228,28 @@ def test_what_trips_in_the_foreground_is_latched_for_the_box(twin: Twin, tmp_pat
     code, output = capa_run(*arguments, *kept)
     assert code == 2
     assert "the rig is TRIPPED" in output
+
+
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="needs ssh-keygen")
+def test_the_key_of_the_box_signs_a_run_in_the_foreground_too(tmp_path: Path) -> None:
+    box = tmp_path / "etc" / "capad.toml"
+    box.parent.mkdir()
+    box.write_text('[runs]\nsign_key = "key"\n')
+    run = (write_method(tmp_path, hold_s=0.1), "--hardware", DEMO_PROFILE, "--twin")
+    kept = ("--runs", tmp_path / "runs", "--config", box)
+    code, output = capa_run(*run, *kept)
+    assert code == 0, output
+    assert f"the bundle is not signed: {tmp_path / 'etc' / 'key'}: there is no such key" in output
+    key = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", str(tmp_path / "etc" / "key")]
+    subprocess.run(key, check=True)
+    shutil.rmtree(tmp_path / "runs")
+    code, output = capa_run(*run, *kept)
+    assert code == 0, output
+    assert "not signed" not in output
+    (bundle,) = (tmp_path / "runs").iterdir()
+    trusted = tmp_path / "trusted"
+    trusted.write_text(f"box {(tmp_path / 'etc' / 'key.pub').read_text()}")
+    assert verify_bundle(bundle, allowed_signers=trusted) == []
 
 
 def test_a_bundle_that_cannot_be_sealed_and_verified_exits_with_3(tmp_path: Path) -> None:

@@ -176,6 +176,7 @@ def test_runs_are_looked_for_where_one_says(
     (tmp_path / "runs").mkdir()
     assert runs_folder(None, {}) == Path("runs")
     assert runs_folder(None, {"CAPA_RUNS": "/data"}) == Path("/data")
+    assert runs_folder(None, {"CAPA_RUNS_ROOT": "/data"}) == Path("/data")
     assert runs_folder(Path("x"), {"CAPA_RUNS": "/data"}) == Path("x")
     assert "say where they are" in said("list", "--runs", str(tmp_path / "none"), code=1)
 
