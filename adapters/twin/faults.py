@@ -9,13 +9,14 @@ from capa.devices.twin import TwinReply
 __all__ = ["LINE_FAULTS", "PORT_GONE", "LineFaults"]
 
 LINE_FAULTS: Final = frozenset(
-    {"silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address", "echo"}
+    {"silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address", "doubled", "echo"}
 )
 """``silence``: the device hears nothing. ``mute``: it hears and obeys, and its reply is lost.
 ``delay``: replies come ``value`` s late (1). ``noise``: ``value`` stray bytes (3) before a reply.
 ``truncate``: a reply is cut to ``value`` bytes (half). ``crc``: a byte at its end is wrong.
-``wrong_address``: its first byte is another device's. ``echo``: the adapter hears what the host
-sends (the whole line's); with a ``value``, byte number so many of it comes back wrong."""
+``wrong_address``: its first byte is another device's. ``doubled``: a reply comes twice. ``echo``:
+the adapter hears what the host sends (the whole line's); with a ``value``, byte number so many of
+it comes back wrong."""
 
 PORT_GONE: Final = "port_gone"
 """The adapter is unplugged: the port vanishes, and comes back when the fault ends."""
@@ -68,6 +69,8 @@ class LineFaults:
             data = _spoil_end(data)
         if self._has("truncate", device):
             data = data[: int(self._value("truncate", device, len(data) // 2))]
+        if self._has("doubled", device):
+            data += data
         if self._has("noise", device):
             count = int(self._value("noise", device, NOISE_BYTES))
             data = self._random.randbytes(count) + data

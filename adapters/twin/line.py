@@ -1,7 +1,7 @@
 """One simulated line: the devices on it, its faults, and the order of their replies."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -82,13 +82,25 @@ class TwinLine:
         due = self.unasked(now_s)
         if (echo := self.faults.echo(chunk)) is not None:
             due += self._schedule(TwinReply(echo), 0, now_s)
-        for device in self.devices:
-            if not self.faults.deafens(device.name):
-                for raw in device.receive(chunk):
-                    if (reply := self.faults.shape(raw, device.name)) is not None:
-                        due += self._schedule(reply, len(chunk), now_s)
+        hearing = [each for each in self.devices if not self.faults.deafens(each.name)]
+        said = [(device, device.receive(chunk)) for device in hearing]
+        if any(replies for _, replies in said):
+            self._end_the_frame(device for device, replies in said if not replies)
+        for device, replies in said:
+            for raw in replies:
+                if (reply := self.faults.shape(raw, device.name)) is not None:
+                    due += self._schedule(reply, len(chunk), now_s)
         self.log_outputs()
         return due
+
+    @staticmethod
+    def _end_the_frame(others: Iterable[TwinDevice]) -> None:
+        """One device answers, so what another has half heard was no request: another protocol's.
+
+        On the wire the silences about a reply say so; a process sees none of them.
+        """
+        for device in others:
+            device.line_idle()
 
     def misheard(self, chunk: bytes) -> None:
         """Log bytes that came at another speed than the line's: no device knows them for bytes."""

@@ -18,9 +18,11 @@ written reads back; a line or device in trouble gives errors in time, never a wr
 end is the end of it; a cancellation at any await leaves the next exchange right.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+import random
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from itertools import product
 from typing import Any, ClassVar
 
 import trio
@@ -40,17 +42,21 @@ from capa.devices.poll_cost import TellsPollCost
 from capa.devices.probing import OffersProbes
 from capa.devices.registry import RunnableLink, load_link_class, load_twins
 from capa.devices.spec import DeviceSpec, LinkSpec
+from capa.devices.twin import TwinDevice
 from capa.errors import CapaError, LinkClosedError, LinkError
 
 __all__ = ["AdapterContract", "Bench", "Case"]
 
-LINE_FAULTS = ("silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address")
+LINE_FAULTS = (
+    "silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address", "doubled", "echo"
+)  # fmt: skip
 DEVICE_FAULTS = ("exception", "frozen", "sensor_break")
 
 _SETTLED_S = 30.0
 _TRIES = 20
 _MOST_STEPS = 400
 _LONGEST_S = 120.0
+_GARBAGE = 200
 
 
 @dataclass(frozen=True)
@@ -196,6 +202,20 @@ class AdapterContract:
 
         self._run(check, opened=False)
 
+    def test_what_was_commanded_outlives_openings_and_polls(self) -> None:
+        """A cable that was out for a moment, or a daemon that starts again, moves no output."""
+
+        async def check(bench: Bench) -> None:
+            if (write := bench.case.write) is None:
+                return
+            await bench.adapter.write(write, priority=Priority.COMMAND)
+            commanded = bench.twins.outputs()
+            for doing in (bench.poll, bench.adapter.open, bench.poll):
+                await doing()
+                assert bench.twins.outputs() == commanded, f"{doing.__name__} moved an output"
+
+        self._run(check)
+
     def test_a_link_that_closes_and_opens_again_leaves_the_adapter_usable(self) -> None:
         """While the port is gone every call fails at once; twice, since once may be luck."""
 
@@ -229,6 +249,9 @@ class AdapterContract:
                     assert before_s <= reading.at_s <= after_s
                 await trio.sleep(0.2)
             assert any(reading.native for reading in bench.truth.values()), "nothing native is kept"
+            told = {name for name, i in bench.adapter.fields.items() if i.command is None}
+            unread = sorted(told - bench.truth.keys())
+            assert not unread, f"fields that no poll reads: {', '.join(unread)}"
 
         self._run(check)
 
@@ -315,14 +338,20 @@ class AdapterContract:
         self._run(check)
 
     def test_what_nobody_answers_has_not_succeeded(self) -> None:
-        """Neither an opening nor a write; whether the device hears it or not."""
+        """Neither an opening nor a write; whether the device hears it or not.
+
+        Nor where the adapter hears itself: the echo of a command may look like its answer.
+        """
 
         async def check(bench: Bench) -> None:
-            for kind in ("silence", "mute"):
+            for kind, echo in product(("silence", "mute"), (False, True)):
                 bench.fault(kind, active=True)
+                bench.fault("echo", active=echo)
                 await _raises(in_time(bench.adapter.open(), _LONGEST_S, "an opening"), CapaError)
                 if (write := bench.case.write) is not None:
-                    assert not await self._taken(bench, write), f"{kind}: the write was accepted"
+                    words = f"{kind}{', and an echo' * echo}: the write was accepted"
+                    assert not await self._taken(bench, write), words
+                bench.fault("echo", active=False)
                 bench.fault(kind, active=False)
 
         self._run(check)
@@ -335,7 +364,7 @@ class AdapterContract:
             return False
 
     def test_a_fault_of_the_line_is_never_a_wrong_reading_and_ends_when_it_ends(self) -> None:
-        """Silence, a lost or late reply, noise, a cut one, a wrong check sum, a wrong address."""
+        """A reply lost, late, cut, doubled, with noise or a wrong sum or address; an echo."""
 
         async def check(bench: Bench) -> None:
             for kind in LINE_FAULTS:
@@ -367,6 +396,8 @@ class AdapterContract:
                 trouble = await self._trouble(bench)
                 if kind != "frozen":
                     assert trouble, f"{kind}: every reading is usable and no error is raised"
+                if kind == "exception" and (write := bench.case.write) is not None:
+                    assert not await self._taken(bench, write), "a refused write was accepted"
                 bench.fault(kind, active=False)
                 await bench.poll_until_right(f"after {kind}")
 
@@ -412,6 +443,31 @@ class AdapterContract:
                 return
         raise AssertionError(f"still not done after {_MOST_STEPS} steps")
 
+    # --- the twin -------------------------------------------------------------------------------
+
+    def test_the_twin_takes_requests_chopped_anyhow_and_survives_garbage(self) -> None:
+        """Byte by byte it answers as to the whole; what is no request does not deafen it."""
+
+        async def check(bench: Bench) -> None:
+            bench.heard.requests.clear()
+            await bench.adapter.poll()
+            twin, chopped = (
+                bench.case.family.twin(bench.case.device, bench.twins.plant) for _ in range(2)
+            )
+            for request in bench.heard.requests:
+                whole = _replies(twin, [request])
+                assert whole, f"a new twin does not answer {request!r}"
+                pieces = _replies(chopped, [request[at : at + 1] for at in range(len(request))])
+                assert len(pieces) == len(whole), f"{request!r} is another, byte by byte"
+            for seed in range(_GARBAGE):
+                _replies(twin, [random.Random(seed).randbytes(1 + seed % 64)])  # noqa: S311
+                twin.line_idle()
+            _replies(twin, [bench.heard.requests[0]])  # it may end a line of garbage
+            twin.line_idle()
+            assert _replies(twin, [bench.heard.requests[0]]), "garbage has deafened the twin"
+
+        self._run(check)
+
     # --- being found ----------------------------------------------------------------------------
 
     def test_probes_change_nothing_and_one_of_them_finds_the_device(self) -> None:
@@ -432,6 +488,10 @@ class AdapterContract:
             assert any(found), "no probe recognises the family's own twin"
 
         self._run(check, opened=False)
+
+
+def _replies(twin: TwinDevice, chunks: Iterable[bytes]) -> bytes:
+    return b"".join(reply.data for chunk in chunks for reply in twin.receive(chunk))
 
 
 async def _raises(call: Awaitable[object], expected: type[Exception]) -> None:

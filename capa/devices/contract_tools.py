@@ -23,11 +23,12 @@ async def in_time(doing: Awaitable[T], limit_s: float, what: str) -> T:
 
 
 class PriorityHeard:
-    """A link that notes with which priority it is asked."""
+    """A link that notes what it is asked, and with which priority."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self.priorities: list[Priority] = []
+        self.requests: list[bytes] = []
 
     @property
     def name(self) -> str:
@@ -57,8 +58,9 @@ class PriorityHeard:
         reply_timeout_s: float | None = None,
         gap_s: float = 0.0,
     ) -> Answer[T]:
-        """Note the priority and pass it on."""
+        """Note it and pass it on."""
         self.priorities.append(priority)
+        self.requests.append(request)
         return await self._link.exchange(
             request, feed, priority=priority, reply_timeout_s=reply_timeout_s, gap_s=gap_s
         )

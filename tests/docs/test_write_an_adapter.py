@@ -4,10 +4,12 @@ import importlib
 import re
 import sys
 import tomllib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hatchling.builders.wheel import WheelBuilder
 
 from capa.config.load import inspect_profile
 from capa.devices.contract import AdapterContract
@@ -40,6 +42,14 @@ def test_the_packages_entry_point_leads_to_the_family(page: Path) -> None:
     ((name, target),) = project["project"]["entry-points"]["capa.adapters"].items()
     module, _, attribute = target.partition(":")
     assert getattr(importlib.import_module(module), attribute).name == name
+
+
+def test_the_package_can_be_built_and_has_every_module(page: Path) -> None:
+    (wheel,) = WheelBuilder(str(page)).build(directory=str(page / "dist"))
+    with zipfile.ZipFile(wheel) as archive:
+        packed = {name for name in archive.namelist() if name.endswith(".py")}
+    modules = ("__init__", "codec", "adapter", "twin", "family")
+    assert packed == {f"lamp_driver/{module}.py" for module in modules}
 
 
 @pytest.mark.parametrize("promise", _PROMISES)

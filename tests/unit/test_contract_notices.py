@@ -1,7 +1,8 @@
 """Adapters that break a promise, each in one way: the contract's tests must notice."""
 
+import contextlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pytest
@@ -10,12 +11,21 @@ import trio
 from adapters.alicat import FAMILY as ALICAT
 from adapters.alicat.adapter import AlicatAdapter
 from adapters.alicat.family import AlicatFamily
+from adapters.alicat.twin import AlicatTwin
 from capa.channels.sample import Status
-from capa.devices.adapter import DeviceAdapter, FieldWrite, Identity, Reading, WriteAck
+from capa.devices.adapter import (
+    DeviceAdapter,
+    FieldInfo,
+    FieldWrite,
+    Identity,
+    Reading,
+    WriteAck,
+)
 from capa.devices.contract import AdapterContract, Case
 from capa.devices.link import Link, Priority
 from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.errors import CapaError, FrameError, LinkTimeoutError
+from capa.devices.twin import PlantPort, TwinDevice, TwinReply
+from capa.errors import CapaError, DeviceError, FrameError, LinkTimeoutError
 
 LINE = LinkSpec(name="line", port="memory", reply_timeout_s=0.3, reconnect_max_s=1.0)
 PURGE = DeviceSpec(name="purge", adapter="alicat", link="line")
@@ -154,6 +164,64 @@ class CannotBeCancelled(AlicatAdapter):
         return readings  # noqa: RET504 - mypy: a scope may end without it
 
 
+class ZeroesWhenOpened(AlicatAdapter):
+    """No output moves at the first opening, where all is zero yet."""
+
+    async def open(self) -> Identity:
+        await self.write(FieldWrite("setpoint", 0.0), priority=Priority.COMMAND)
+        return await super().open()
+
+
+class KeepsItsOwnSetpointAlive(AlicatAdapter):
+    async def poll(self) -> Sequence[Reading]:
+        await self.write(FieldWrite("setpoint", 0.0), priority=Priority.POLL)
+        return await super().poll()
+
+
+class BelievesItsOwnEcho(AlicatAdapter):
+    """What is heard after a command is its answer, and no read-back is asked for."""
+
+    async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
+        if write.field != "setpoint" or not math.isfinite(write.value):
+            return WriteAck(False, "no")
+        await self._exchange(f"AS{write.value:.2f}\r".encode(), _first_line, priority=priority)
+        return WriteAck(True, readback=write.value)
+
+
+class DoesNotHearRefusals(AlicatAdapter):
+    """Something of this unit's came, so all is well."""
+
+    async def write(self, write: FieldWrite, *, priority: Priority) -> WriteAck:
+        with contextlib.suppress(DeviceError, FrameError):
+            await super().write(write, priority=priority)
+        return WriteAck(True, readback=write.value)
+
+
+class PromisesMoreThanItReads(AlicatAdapter):
+    @property
+    def fields(self) -> Mapping[str, FieldInfo]:
+        return {**super().fields, "humidity": FieldInfo("humidity", "%")}
+
+
+class WantsWholeRequests(AlicatTwin):
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        return super().receive(chunk) if chunk.endswith(b"\r") else ()
+
+
+class FailsForGarbage(AlicatTwin):
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        chunk.decode("ascii")
+        return super().receive(chunk)
+
+
+class IsDeafenedByGarbage(AlicatTwin):
+    _deaf = False
+
+    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
+        self._deaf = self._deaf or not chunk.isascii()
+        return () if self._deaf else super().receive(chunk)
+
+
 def _first_line(chunk: bytes) -> bytes | None:
     return chunk
 
@@ -189,14 +257,25 @@ BROKEN: list[tuple[type[AlicatAdapter], str]] = [
         StaysBusyWithACancelledWrite,
         "test_a_cancellation_at_any_await_leaves_the_next_exchange_right",
     ),
+    (ZeroesWhenOpened, "test_what_was_commanded_outlives_openings_and_polls"),
+    (KeepsItsOwnSetpointAlive, "test_what_was_commanded_outlives_openings_and_polls"),
+    (BelievesItsOwnEcho, "test_what_nobody_answers_has_not_succeeded"),
+    (DoesNotHearRefusals, "test_a_fault_of_the_device_is_told_and_ends_when_it_ends"),
+    (
+        PromisesMoreThanItReads,
+        "test_readings_are_of_known_fields_and_stamped_within_their_exchange",
+    ),
     (CannotBeCancelled, "test_a_cancellation_at_any_await_leaves_the_next_exchange_right"),
 ]
 
 
-def contract_of(adapter: type[AlicatAdapter] | None) -> Any:  # noqa: ANN401 - any test, by name
+def contract_of(adapter: type[AlicatAdapter] | None, twin: type[AlicatTwin] = AlicatTwin) -> Any:  # noqa: ANN401 - any test, by name
     class Family(AlicatFamily):
         def create(self, spec: DeviceSpec, link: Link) -> DeviceAdapter:
             return ALICAT.create(spec, link) if adapter is None else adapter(spec, link)
+
+        def twin(self, spec: DeviceSpec, plant: PlantPort) -> TwinDevice:
+            return twin(spec, plant)
 
     class Contract(AdapterContract):
         case = Case(family=Family(), device=PURGE, link=LINE, write=FieldWrite("setpoint", 30.0))
@@ -215,3 +294,13 @@ def test_an_adapter_that_breaks_a_promise_does_not_pass(
         pytest.RaisesExc((AssertionError, ValueError)), allow_unwrapped=True, flatten_subgroups=True
     ):
         getattr(contract_of(adapter), test)()
+
+
+@pytest.mark.parametrize("twin", [WantsWholeRequests, FailsForGarbage, IsDeafenedByGarbage])
+def test_a_twin_that_does_not_hear_as_a_device_does_does_not_pass(twin: type[AlicatTwin]) -> None:
+    test = "test_the_twin_takes_requests_chopped_anyhow_and_survives_garbage"
+    getattr(contract_of(None), test)()
+    with pytest.RaisesGroup(
+        pytest.RaisesExc((AssertionError, ValueError)), allow_unwrapped=True, flatten_subgroups=True
+    ):
+        getattr(contract_of(None, twin), test)()

@@ -106,6 +106,33 @@ async def test_a_fault_of_one_device_leaves_its_neighbour_on_the_line_alone(
         nursery.cancel_scope.cancel()
 
 
+async def test_what_is_said_to_one_family_on_a_line_does_not_deafen_another(
+    autojump_clock: MockClock,
+) -> None:
+    heater, other, purge = bench().devices
+    purge = purge.model_copy(update={"link": "heat"})
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, Profile(bench().links, [purge, heater, other]))
+        for device in ("heater", "other"):
+            await rig.adapters[device].poll()
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_doubled_reply_is_heard_out_and_never_a_wrong_reading(
+    autojump_clock: MockClock,
+) -> None:
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, bench())
+        for device in ("heater", "purge"):
+            rig.twins.fault("doubled", device=device)
+            with pytest.raises(FrameError) as caught:
+                await rig.adapters[device].poll()
+            assert caught.value.fault == "doubled"
+            rig.twins.fault("doubled", device=device, active=False)
+            await rig.adapters[device].poll()
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_fault_of_the_line_is_every_devices(autojump_clock: MockClock) -> None:
     async with trio.open_nursery() as nursery:
         rig = await opened(nursery, bench())
