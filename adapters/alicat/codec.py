@@ -37,7 +37,8 @@ EOL = b"\r"
 Column = Literal["pressure", "temperature", "volumetric", "flow", "setpoint", "total", "valve"]
 
 NUMBER = rb"[+-]?\d{1,9}(?:\.\d{1,6})?"
-_REJECTED = {b"?", b"Feature Not Enabled"}
+_REJECTED = re.compile(rb"\?|Feature Not Enabled|(?:[+-]?\d+ +)?\d+ +-{2,7}")
+"""``1 ---`` and ``+0 1 ---`` stand in the place of what the device does not have."""
 _STREAMING = {b" ", b"@"}
 _TEXT = re.compile(rb"[ -~]{1,120}")
 _SETPOINT_COMMAND = re.compile(rb"\s*(?:\$\$)?(L?)S\s*(" + NUMBER + rb")\s*", re.IGNORECASE)
@@ -128,7 +129,7 @@ class FrameReader:
         self._count = len(columns)
         numbers = rb" +".join([rb"(" + NUMBER + rb")"] * len(columns))
         self._pattern = re.compile(
-            re.escape(self._unit) + rb" " + numbers + rb" +([!-~]{1,16})((?: [A-Z0-9]{3})*) *"
+            re.escape(self._unit) + rb" " + numbers + rb" +(?!--)([!-~]{1,16})((?: [A-Z0-9]{3})*) *"
         )
 
     @property
@@ -162,14 +163,14 @@ class FrameReader:
         if self._pattern.fullmatch(line):
             return self.decode(line)
         text = line.removeprefix(self._unit).strip()
-        if text in _REJECTED:
+        if _REJECTED.fullmatch(text):
             return Rejected(text.decode("ascii"))
         if not line.startswith(self._unit) or not _TEXT.fullmatch(line):
             raise FrameError(f"{line!r} is not from unit {self._unit!r}", fault="foreign")
         return Acknowledged(text.decode("ascii"))
 
     def _decode_other(self, line: bytes) -> Rejected:
-        if (text := line.removeprefix(self._unit).strip()) in _REJECTED:
+        if _REJECTED.fullmatch(text := line.removeprefix(self._unit).strip()):
             return Rejected(text.decode("ascii"))
         if line[:1] in _STREAMING:
             raise FrameError(f"{line!r}: the device is streaming; stop it with @@={self._unit!r}")
@@ -184,7 +185,7 @@ def decode_setpoint_report(unit: str, line: bytes) -> SetpointReport | Rejected:
     Raises:
         FrameError: it is not one.
     """
-    if line.strip().removeprefix(unit.encode("ascii")).strip() in _REJECTED:
+    if _REJECTED.fullmatch(line.strip().removeprefix(unit.encode("ascii")).strip()):
         return Rejected(line.decode("ascii").strip())
     match = re.fullmatch(setpoint_report_pattern(unit), line)
     if match is None:
@@ -221,6 +222,10 @@ def encode_frame(
     return f"{unit} {numbers} {frame.gas:>{gas_width}}{codes}".encode("ascii") + EOL
 
 
-def encode_setpoint_report(unit: str, report: SetpointReport) -> bytes:
+def encode_setpoint_report(
+    unit: str, report: SetpointReport, *, flow_unit: Literal["sccm", "slpm"] = "sccm"
+) -> bytes:
     """Return the reply to ``LS``."""
-    return f"{unit} {report.current:+07.2f} {report.requested:+07.2f} 12 SCCM".encode("ascii") + EOL
+    label = "7 SLPM" if flow_unit == "slpm" else "12 SCCM"
+    line = f"{unit} {report.current:+07.2f} {report.requested:+07.2f} {label}"
+    return line.encode("ascii") + EOL

@@ -6,6 +6,7 @@ from typing import Final, Literal, Self
 from pydantic import Field, field_validator, model_validator
 
 from adapters.alicat.codec import Column
+from adapters.alicat.firmware import FirmwareName
 from capa.devices.spec import DeviceSpec
 from capa.models import Flag, Frozen, Number, Whole
 
@@ -107,11 +108,18 @@ class AlicatTwinOptions(Frozen):
     flow_unit: Literal["sccm", "slpm"] | None = None
     """What the simulated device has; what is None is what the profile says of the real one."""
     analog_setpoint: float = 0.0
-    firmware: Literal["5v12", "7v09", "8v17", "10v20"] = "10v20"
+    firmware: FirmwareName = "10v20"
     at_means: Literal["tare", "total"] = "total"
     """What a bare ``T`` does; the sources disagree."""
     out_of_range: Literal["clamp", "reject"] = "clamp"
-    unsupported: Literal["?", "silence", "frame", "placeholder", "text"] = "?"
+    unsupported: Literal["?", "empty", "silence", "frame", "placeholder", "text"] = "?"
+    """How it takes what its firmware does not know; ``empty`` is an empty line, then ``?``."""
+    max_pressure_psia: float = Field(default=160.0, gt=0)
+    """Beyond it the frame says POV; 160 stands in the captured table of a 5v12."""
+    max_temperature_degC: float = 60.0
+    """Beyond it the frame says TOV."""
+    max_total: float = Field(default=9_999_999.0, gt=0)
+    """Beyond it the frame says OVR."""
     gas: str = "N2"
     zero_offset_pct: float = 0.0
     """What the flow shows at rest until it is tared, in percent of full scale."""

@@ -5,6 +5,7 @@ own ids of statistics and units, and nothing here reads them.
 """
 
 from collections.abc import Sequence
+from typing import Literal
 
 from adapters.alicat.codec import Column
 from adapters.alicat.gases import GASES
@@ -29,21 +30,32 @@ _LEGACY = {
     "total": ("Total", "unsigned", "0000000", "9999999", "SCC"),
     "valve": ("Valve", "signed", "+000.00", "+100.00", "%"),
 }
-_CODES = ["OPL", "POV", "P2O", "TOV", "VOV", "MOV", "TMF", "OVR", "COM", "HLD", "EXH", "GTA", "LCK"]
 
 
-def column_rows(unit: str, columns: Sequence[Column], *, legacy: bool) -> list[str]:
+def column_rows(
+    unit: str,
+    columns: Sequence[Column],
+    *,
+    legacy: bool,
+    codes: Sequence[str] = (),
+    flow_unit: Literal["sccm", "slpm"] = "sccm",
+) -> list[str]:
     """Return the reply to ``??D*``, line by line."""
-    return _legacy_rows(unit, columns) if legacy else _modern_rows(unit, columns)
+    rows = _legacy_rows(unit, columns) if legacy else _modern_rows(unit, columns, codes)
+    return [_in_litres(row) for row in rows] if flow_unit == "slpm" else rows
 
 
-def _modern_rows(unit: str, columns: Sequence[Column]) -> list[str]:
+def _in_litres(row: str) -> str:
+    return row.replace("012 02 SCCM", "007 02 SLPM").replace("CCM", "LPM").replace("SCC", "SL")
+
+
+def _modern_rows(unit: str, columns: Sequence[Column], codes: Sequence[str]) -> list[str]:
     rows = [("ID_", "NAME______________________", "TYPE_______", "WIDTH NOTES___________________")]
     rows.append(("700", "Unit ID", "string", "1"))
     rows += [_MODERN[column] for column in columns]
     rows.append(("703", "Gas", "string", "6"))
     rows.append(("701", "*Error", "string", "3 ADC"))
-    rows += [("702", "*Status", "string", f"3 {code}") for code in _CODES]
+    rows += [("702", "*Status", "string", f"3 {code}") for code in codes]
     return [
         f"{unit} D{number:02} {row[0]} {row[1]:<26} {row[2]:<11}   {row[3]}"
         for number, row in enumerate(rows)

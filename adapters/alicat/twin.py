@@ -14,6 +14,7 @@ from adapters.alicat.codec import (
     encode_frame,
     encode_setpoint_report,
 )
+from adapters.alicat.firmware import FIRMWARES
 from adapters.alicat.gases import GASES
 from adapters.alicat.options import PSIA_PER, AlicatOptions, AlicatTwinOptions, unit_of
 from adapters.alicat.tables import column_rows, gas_rows, maker_rows
@@ -25,19 +26,9 @@ from capa.errors import FrameError
 
 __all__ = ["AlicatTwin"]
 
-_FORMATS: Mapping[str, Mapping[str, str]] = {
-    "5v12": {"pressure": "+07.2f", "temperature": "+07.2f", "setpoint": "06.1f", "": "+07.1f"},
-    "7v09": {"setpoint": "06.2f", "": "+07.2f"},
-    "8v17": {"": "+07.2f"},
-    "10v20": {"": "+07.2f"},
-}
-_GAS_WIDTH = {"5v12": 7, "7v09": 7}
-_LOCKS_ON_L = {"5v12", "7v09"}
 _REFERENCE_K, _REFERENCE_PSIA = 298.15, 14.696
 _HOLDS = {"HC": "closed", "HP": "present", "H": "present"}
 _GAS_COMMAND = re.compile(r"(?:GS?\s*|W46=)(\d{1,3})")
-_LEGACY_TABLE = {"5v12"}
-_MODERN = {"10v20"}
 _SOURCES: Mapping[str, Literal["serial", "unsaved", "analog"]] = {
     "S": "serial",
     "U": "unsaved",
@@ -45,6 +36,8 @@ _SOURCES: Mapping[str, Literal["serial", "unsaved", "analog"]] = {
 }
 _SOURCE_COMMAND = re.compile(r"LSS ?([SUA])?")
 _GAS_BITS = 0x1FF
+_OVER = 1.02
+_READS = re.compile(r"VE|LS|LSS|\?\?.*|FPF.*|R\d+")
 _CLOSED, _PRESENT = "closed", "present"
 
 
@@ -67,8 +60,8 @@ class AlicatTwin:
         self._source = self._options.setpoint_source
         self._nv_writes = 0
         self._sccm_per_unit = 1000.0 if self._flow_unit == "slpm" else 1.0
-        formats = _FORMATS[self._options.firmware]
-        self._formats = tuple(formats.get(c, formats[""]) for c in self._profile.columns)
+        self._ways = ways = FIRMWARES[self._options.firmware]
+        self._formats = tuple(ways.formats.get(c, ways.usual) for c in self._profile.columns)
         self._setpoint = 0.0
         self._gas = self._options.gas
         self._tared = False
@@ -78,6 +71,8 @@ class AlicatTwin:
         self._frozen: DataFrame | None = None
         self._refuses = False
         self._broken = False
+        self._forced: set[str] = set()
+        self._missed_flow = False
         if self._source == "analog":
             self._setpoint = self._options.analog_setpoint
         self._drive()
@@ -115,7 +110,11 @@ class AlicatTwin:
         return {"setpoint": self._setpoint}
 
     def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
-        """Enter or leave a fault; ``sensor_break`` is the code ADC in the frame."""
+        """Enter or leave a fault; ``sensor_break`` is the code ADC in the frame.
+
+        A status code in lower case (``mov``, ``tov``, ``exh``, ...) puts it into the frame, if the
+        firmware knows it.
+        """
         match kind:
             case "exception":
                 self._refuses = active
@@ -124,6 +123,8 @@ class AlicatTwin:
                 self._frozen = self._frame() if active else None
             case "sensor_break":
                 self._broken = active
+            case code if code.upper() in self._ways.codes:
+                (self._forced.add if active else self._forced.discard)(code.upper())
             case _:
                 return False
         return True
@@ -135,16 +136,18 @@ class AlicatTwin:
             return b"?" + EOL
         if not command.text:
             return self._data_frame()
+        if self._ways.wants_prefix and (_READS.fullmatch(command.text) is None) != (
+            command.text.startswith("$$")
+        ):
+            return b""
         if (setpoint := command.setpoint) is not None:
             return self._take_setpoint(*setpoint)
         text = command.text.removeprefix("$$")
-        if text.startswith("L") and self._locks_on_l:
+        if text.startswith("L") and self._ways.locks_on_l:
             return self._lock()
         if text == "LS":
-            return encode_setpoint_report(
-                self._unit, SetpointReport(self._setpoint, self._setpoint)
-            )
-        if self._options.firmware in _MODERN and (said := self._tell(text)) is not None:
+            return self._report(self._setpoint, self._setpoint)
+        if self._ways.is_modern and (said := self._tell(text)) is not None:
             return f"{self._unit} {said}".encode("ascii") + EOL
         if text == "R122":  # what it controls; 37 is mass flow, as numat/alicat has it
             return f"{self._unit}   122 = 37".encode("ascii") + EOL
@@ -165,13 +168,18 @@ class AlicatTwin:
     def _table(self, text: str) -> list[str] | None:
         match text:
             case "??D*":
-                legacy = self._options.firmware in _LEGACY_TABLE
-                return column_rows(self._unit, self._profile.columns, legacy=legacy)
+                return column_rows(
+                    self._unit,
+                    self._profile.columns,
+                    legacy=self._ways.legacy_table,
+                    codes=self._ways.codes,
+                    flow_unit=self._flow_unit,
+                )
             case "??M*":
                 return maker_rows(self._unit, self._options.firmware)
             case "??G*":
                 return gas_rows(self._unit)
-            case "VE":
+            case "VE" if self._ways.tells_version:
                 return [f"{self._unit}   {self._options.firmware}.0-R24 Jan  9 2025,15:04:07"]
             case "R46":
                 return [f"{self._unit}   046 = {self._gas_number() & _GAS_BITS}"]
@@ -180,7 +188,8 @@ class AlicatTwin:
 
     def _act(self, text: str) -> bytes:
         """Do what is answered with a data frame; most firmwares answer everything so."""
-        if match := _GAS_COMMAND.fullmatch(text):
+        match = _GAS_COMMAND.fullmatch(text)
+        if match and (self._ways.is_modern or not text.startswith("GS")):
             return self._select_gas(text, int(match[1]))
         if text in {"V", "T", "T 1", "T1"}:
             return self._tare_or_reset(text)
@@ -203,13 +212,8 @@ class AlicatTwin:
         if text == "V" or (text == "T" and self._options.at_means == "tare"):
             self._tared = True
         else:
-            self._total = 0.0
+            self._total, self._missed_flow = 0.0, False
         return self._data_frame()
-
-    @property
-    def _locks_on_l(self) -> bool:
-        """Whether anything that begins with L means: lock the display."""
-        return self._options.firmware in _LOCKS_ON_L
 
     def _lock(self) -> bytes:
         self._locked = True
@@ -224,8 +228,8 @@ class AlicatTwin:
         return self._data_frame()
 
     def _take_setpoint(self, command: str, value: float) -> bytes:
-        if command == "LS" and self._locks_on_l:
-            return self._lock()
+        if command == "LS" and not self._ways.has_ls:
+            return self._lock() if self._ways.locks_on_l else self._data_frame()
         full_scale, before = self._full_scale, self._setpoint
         if self._options.out_of_range == "reject" and not 0.0 <= value <= full_scale:
             return b"?" + EOL
@@ -234,10 +238,19 @@ class AlicatTwin:
             self._setpoint = min(full_scale, max(0.0, value))
             self._drive()
         if command == "LS":
-            return encode_setpoint_report(self._unit, SetpointReport(before, self._setpoint))
+            return self._report(before, self._setpoint)
         return self._data_frame()
 
+    def _report(self, current: float, requested: float) -> bytes:
+        """Answer ``LS``; firmware that does not know it sends a data frame."""
+        if not self._ways.has_ls:
+            return b"" if self._ways.wants_prefix else self._data_frame()
+        report = SetpointReport(current, requested)
+        return encode_setpoint_report(self._unit, report, flow_unit=self._flow_unit)
+
     def _unsupported(self) -> bytes:
+        if self._ways.wants_prefix:
+            return b""
         match self._options.unsupported:
             case "silence":
                 return b""
@@ -247,6 +260,8 @@ class AlicatTwin:
                 return f"{self._unit}   1 ---".encode("ascii") + EOL
             case "text":
                 return f"{self._unit}   Feature Not Enabled".encode("ascii") + EOL
+            case "empty":
+                return EOL + b"?" + EOL
             case "?":
                 return b"?" + EOL
 
@@ -260,16 +275,15 @@ class AlicatTwin:
         self._plant.set(f"{self._options.plant}.setpoint_sccm", aim * self._sccm_per_unit)
 
     def _data_frame(self) -> bytes:
-        width = _GAS_WIDTH.get(self._options.firmware, 6)
+        width = self._ways.gas_width
         return encode_frame(self._unit, self._frame(), self._formats, gas_width=width)
 
     def _frame(self) -> DataFrame:
         frozen = self._frozen
         if frozen is not None:
-            return DataFrame(self._with_setpoint(frozen.values), frozen.gas, self._codes(0.0))
-        values = {name: self._value(name) for name in self._profile.columns}
-        codes = self._codes(values["flow"])
-        return DataFrame(tuple(values.values()), self._gas, codes)
+            return DataFrame(self._with_setpoint(frozen.values), frozen.gas, self._codes())
+        values = tuple(self._value(name) for name in self._profile.columns)
+        return DataFrame(values, self._gas, self._codes())
 
     def _with_setpoint(self, values: tuple[float, ...]) -> tuple[float, ...]:
         pairs = zip(self._profile.columns, values, strict=True)
@@ -301,6 +315,7 @@ class AlicatTwin:
     def _tick(self, dt_s: float) -> None:
         if "total" in self._profile.columns:
             self._total += self._flow() * dt_s / 60.0
+            self._missed_flow = self._missed_flow or self._is_over(self._flow())
 
     def _volumetric(self) -> float:
         """Flow at the gas line's own temperature and pressure."""
@@ -308,14 +323,24 @@ class AlicatTwin:
         dilation = kelvin / _REFERENCE_K * _REFERENCE_PSIA / self._get("pressure_psia")
         return self._flow() * dilation
 
-    def _codes(self, flow: float) -> frozenset[str]:
-        codes = {
-            "ADC": self._broken,
+    def _codes(self) -> frozenset[str]:
+        options = self._options
+        shown = {
             "HLD": self._hold is not None,
             "LCK": self._locked,
-            "MOV": flow > 1.02 * self._full_scale,
+            "MOV": self._is_over(self._flow()),
+            "VOV": self._is_over(self._volumetric()),
+            "POV": self._get("pressure_psia") > options.max_pressure_psia,
+            "TOV": self._get("temperature_degC") > options.max_temperature_degC,
+            "TMF": self._missed_flow,
+            "OVR": self._total > options.max_total,
         }
-        return frozenset(code for code, shown in codes.items() if shown)
+        codes = self._forced | {code for code, is_shown in shown.items() if is_shown}
+        known = codes & set(self._ways.codes)
+        return frozenset(known | {"ADC"} if self._broken else known)
+
+    def _is_over(self, flow: float) -> bool:
+        return flow > _OVER * self._full_scale
 
     def _get(self, quantity: str) -> float:
         return self._plant.get(f"{self._options.plant}.{quantity}")
