@@ -48,6 +48,8 @@ class MettlerTwinOptions(Frozen):
     """How long a command waits for a stable weight before it is answered ``I``."""
     id_of_immediate: Literal["long", "short"] = "long"
     """Whether ``ZI`` and ``TI`` are answered under their own names or as ``Z`` and ``T``."""
+    stream_hz: float = Field(default=10.0, gt=0, le=100)
+    """How often ``SIR`` sends a weight, and ``SR`` looks whether it has changed."""
     serial: str = "B000000001"
     reply_delay_s: float | tuple[float, float] = (0.003, 0.02)
     seed: int | None = None

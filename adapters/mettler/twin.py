@@ -21,8 +21,11 @@ __all__ = ["MettlerTwin"]
 
 _DONE, _MORE = SicsStatus.DONE, SicsStatus.MORE
 _NOT_NOW, _WRONG = SicsStatus.NOT_NOW, SicsStatus.WRONG_PARAMETER
-_STREAM_S = 0.1
 _SR_SHARE, _SR_DIGITS = 0.125, 30
+_IDS = {"SI": "S", "SIR": "S", "SR": "S"}
+"""Commands that are answered under another's name."""
+_GENERAL_ERRORS = {"exception": "ES", "et": "ET", "el": "EL", "ei": "EI"}
+_IDENTITIES = ("I0", "I1", "I2", "I3", "I4", "I5")
 _COMMANDS = ("I0 I1 I2 I3 I4 I5 S SI SIR Z ZI @", "SR T TI TA TAC")
 
 
@@ -53,11 +56,14 @@ class MettlerTwin:
         self._still_since_s = plant.now_s() - options.stability_s
         self._frozen: tuple[SicsStatus, str] | None = None
         self._module_fault = ""
-        self._refusing = False
+        self._refusal = ""
+        self._is_busy = False
+        self._has_started = False
         self._waiting: _Waiting | None = None
         self._stream: str = ""
         self._streamed_at_s = 0.0
         self._reported_g = 0.0
+        self._report_step_g: float | None = None
         plant.on_tick(self._tick)
 
     # --- the contract of a twin -------------------------------------------------------------
@@ -78,7 +84,7 @@ class MettlerTwin:
     def unasked(self) -> Sequence[TwinReply]:
         """Return the answer that had to wait for a stable weight, and the stream's lines."""
         self._plant.get(self._quantity)
-        answers = [*self._answer_that_waited(), *self._streamed()]
+        answers = [*self._announced(), *self._answer_that_waited(), *self._streamed()]
         return [TwinReply(answer) for answer in answers]
 
     def line_idle(self) -> None:
@@ -91,12 +97,18 @@ class MettlerTwin:
     def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
         """Enter or leave a fault.
 
-        ``exception`` has every command answered with ``ES``, ``sensor_break`` every weight with
-        ``S S Error <value>b`` (10, the EEPROM, unless given).
+        ``exception`` has every command answered with ``ES``, and ``et``, ``el`` and ``ei`` with
+        those; ``sensor_break`` every weight with ``S S Error <value>b`` (10, the EEPROM, unless
+        given). ``busy`` has what weighs, tares or sets zero answered with ``I``. ``power_cycle``
+        loses zero and tare, and the balance says its serial number unasked.
         """
         match kind:
-            case "exception":
-                self._refusing = active
+            case "exception" | "et" | "el" | "ei":
+                self._refusal = _GENERAL_ERRORS[kind] if active else ""
+            case "busy":
+                self._is_busy = active
+            case "power_cycle":
+                self._restart()
             case "frozen":
                 self._frozen = None
                 self._frozen = self._weighed() if active else None
@@ -107,18 +119,24 @@ class MettlerTwin:
                 return False
         return True
 
+    def _restart(self) -> None:
+        self._zero_g, self._tare_g = 0.0, 0.0
+        self._waiting, self._stream = None, ""
+        self._lines = LineCollector(CR_LF)
+        self._has_started = True
+
     # --- commands ---------------------------------------------------------------------------
 
     def _obey(self, line: bytes) -> list[bytes]:
         command = decode_command(line)
-        if command is None or self._refusing:
-            return [b"ES" + CR_LF]
+        if command is None or self._refusal:
+            return [(self._refusal or "ES").encode("ascii") + CR_LF]
         name, data = command
         if name == "@":
             self._waiting, self._stream = None, ""
             return [self._identity("I4")]
-        if self._waiting is not None:
-            return [encode_answer(name, _NOT_NOW)]
+        if self._waiting is not None or (self._is_busy and name not in _IDENTITIES):
+            return [encode_answer(self._id_of(name), _NOT_NOW)]
         if name in {"S", "SI"}:
             self._stream = ""
         return self._carry_out(name, data)
@@ -127,17 +145,17 @@ class MettlerTwin:
         match name:
             case "SI":
                 return [self._weight_line("S")]
-            case "SIR" | "SR":
-                self._stream, self._streamed_at_s = name, self._plant.now_s()
-                self._reported_g = self._net_g()
-                return [self._weight_line("S")]
-            case "S" | "T" | "Z":
+            case "SIR":
+                return self._begin_stream(name)
+            case "SR" if data and self._grams(data) is None:
+                return [encode_answer("S", _WRONG)]
+            case "S" | "SR" | "T" | "Z":
+                self._report_step_g = self._grams(data)
                 give_up_s = self._options.give_up_s
                 self._waiting = _Waiting(name, self._plant.now_s() + give_up_s)
                 return self._answer_that_waited()
             case "TI" | "ZI":
-                short = self._options.id_of_immediate == "short"
-                return [self._set(name[0] if short else name, name[0], stable=self._stable())]
+                return [self._set(self._id_of(name), name[0], stable=self._stable())]
             case "TAC":
                 self._tare_g = 0.0
                 return [encode_answer(name, _DONE)]
@@ -150,6 +168,12 @@ class MettlerTwin:
             case _:
                 return [b"ES" + CR_LF]
 
+    def _id_of(self, name: str) -> str:
+        """Return the name under which a command is answered."""
+        if name in {"TI", "ZI"} and self._options.id_of_immediate == "short":
+            return name[0]
+        return _IDS.get(name, name)
+
     def _set(self, name: str, kind: str, *, stable: bool) -> bytes:
         """Tare or set zero with the weight as it is."""
         gross_g = self._display_g - self._zero_g
@@ -157,6 +181,8 @@ class MettlerTwin:
         if kind == "T":
             if gross_g < 0:
                 return encode_answer(name, SicsStatus.UNDERLOAD)
+            if self._display_g > self._options.capacity_g:
+                return encode_answer(name, SicsStatus.OVERLOAD)
             self._tare_g = gross_g
             return encode_answer(name, status, self._shown(self._tare_g))
         span_g = self._options.zero_range * self._options.capacity_g
@@ -166,14 +192,24 @@ class MettlerTwin:
         self._zero_g, self._tare_g = self._display_g, 0.0
         return encode_answer(name, _DONE if name == "Z" else status)
 
+    @staticmethod
+    def _grams(data: str) -> float | None:
+        """Return a weight that a host gives, such as ``10.00 g``; None for what is none."""
+        number, _, unit = data.partition(" ")
+        try:
+            return float(number) * GRAMS_PER[unit]
+        except (ValueError, KeyError):
+            return None
+
+    def _begin_stream(self, name: str) -> list[bytes]:
+        self._stream, self._streamed_at_s = name, self._plant.now_s()
+        self._reported_g = self._net_g()
+        return [self._weight_line("S")]
+
     def _preset_tare(self, data: str) -> bytes:
         if data:
-            number, _, unit = data.partition(" ")
-            try:
-                tare_g = float(number) * GRAMS_PER[unit]
-            except (ValueError, KeyError):
-                return encode_answer("TA", _WRONG)
-            if not 0 <= tare_g <= self._options.capacity_g:
+            tare_g = self._grams(data)
+            if tare_g is None or not 0 <= tare_g <= self._options.capacity_g:
                 return encode_answer("TA", _WRONG)
             self._tare_g = round(tare_g / self._digit_g) * self._digit_g
         return encode_answer("TA", _DONE, self._shown(self._tare_g))
@@ -203,6 +239,13 @@ class MettlerTwin:
 
     # --- what comes later -------------------------------------------------------------------
 
+    def _announced(self) -> list[bytes]:
+        """Return what the balance says by itself once it has started."""
+        if not self._has_started:
+            return []
+        self._has_started = False
+        return [self._identity("I4")]
+
     def _answer_that_waited(self) -> list[bytes]:
         waiting = self._waiting
         if waiting is None:
@@ -211,13 +254,16 @@ class MettlerTwin:
             return []
         self._waiting = None
         if not self._stable():
-            return [encode_answer(waiting.name, _NOT_NOW)]
+            return [encode_answer(self._id_of(waiting.name), _NOT_NOW)]
+        if waiting.name == "SR":
+            return self._begin_stream("SR")
         if waiting.name == "S":
             return [self._weight_line("S")]
         return [self._set(waiting.name, waiting.name, stable=True)]
 
     def _streamed(self) -> list[bytes]:
-        if not self._stream or self._plant.now_s() - self._streamed_at_s < _STREAM_S:
+        period_s = 1.0 / self._options.stream_hz
+        if not self._stream or self._plant.now_s() - self._streamed_at_s < period_s:
             return []
         self._streamed_at_s = self._plant.now_s()
         if self._stream == "SR" and not self._has_changed():
@@ -226,7 +272,9 @@ class MettlerTwin:
         return [self._weight_line("S")]
 
     def _has_changed(self) -> bool:
-        step_g = max(_SR_SHARE * abs(self._reported_g), _SR_DIGITS * self._digit_g)
+        step_g = self._report_step_g
+        if step_g is None:
+            step_g = max(_SR_SHARE * abs(self._reported_g), _SR_DIGITS * self._digit_g)
         return abs(self._net_g() - self._reported_g) >= step_g
 
     # --- the weight -------------------------------------------------------------------------
