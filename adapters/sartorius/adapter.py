@@ -16,7 +16,7 @@ from adapters.sartorius.codec import (
     Weight,
     encode_command,
 )
-from adapters.sartorius.newest import NewestLine
+from adapters.sartorius.newest import NewestLine, TextLine
 from adapters.sartorius.options import GRAMS_PER, SartoriusOptions
 from adapters.sartorius.preflight import SartoriusSettings
 from capa.channels.sample import Status
@@ -88,7 +88,18 @@ class SartoriusAdapter(BaseAdapter):
             )
         if isinstance(line, Weight):
             self._note_unit(line)
-        return Identity(self.family, model="SBI balance")
+        if not self._options.identify:
+            return Identity(self.family, model="SBI balance")
+        model, serial, software = [await self._told(ask) for ask in ("x1_", "x2_", "x3_")]
+        return Identity(self.family, model or "SBI balance", serial, software)
+
+    async def _told(self, command: str) -> str:
+        """Ask who it is; a balance that does not know the question is silent."""
+        request = encode_command(command) + self._end
+        try:
+            return (await self._exchange(request, TextLine().feed, priority=Priority.POLL)).value
+        except LinkTimeoutError:
+            return ""
 
     async def poll(self) -> Sequence[Reading]:
         """Have one line printed, and another one at once if the weight has jumped."""

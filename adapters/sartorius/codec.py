@@ -144,7 +144,7 @@ def _encode_body(line: Line, decimals: int) -> tuple[str, str]:
         case Underload():
             return f"{'      Low':<14}", "Stat"
         case StatusLine(text):
-            indent = 5 if text == "OFF" else 3
+            indent = {"OFF": 5, "--": 6}.get(text, 3)
             return f"{' ' * indent}{text}"[:_SHORT].ljust(_SHORT), "Stat"
 
 

@@ -1,9 +1,9 @@
-"""Takes the newest of several lines: a balance may print one by itself while it is asked."""
+"""Finds the answer among several lines: a balance may print by itself while it is asked."""
 
 from adapters.sartorius.codec import CR_LF, Line, decode_line
 from capa.errors import FrameError
 
-__all__ = ["NewestLine"]
+__all__ = ["NewestLine", "TextLine"]
 
 _LIMIT = 512
 
@@ -50,3 +50,40 @@ class NewestLine:
             if alone and not self._midstream:
                 raise
             return None
+
+
+class TextLine:
+    """Takes bytes until a line is whole that shows no weight and no status: a model, a number.
+
+    Lines that the balance printed by itself may stand before it.
+    """
+
+    __slots__ = ("_seen",)
+
+    def __init__(self) -> None:
+        self._seen = b""
+
+    def feed(self, chunk: bytes) -> str | None:
+        """Add bytes; return the text once its line has ended.
+
+        Raises:
+            FrameError: what came does not end, or is no text.
+        """
+        self._seen += chunk
+        *lines, _ = self._seen.split(CR_LF)
+        for line in lines:
+            if line.strip() and not _is_print(line):
+                if not all(0x20 <= byte < 0x7F for byte in line):
+                    raise FrameError(f"{line!r} is no text")
+                return line.decode("ascii").strip()
+        if len(self._seen) > _LIMIT:
+            raise FrameError(f"{len(self._seen)} bytes and no text: {self._seen[:60]!r}...")
+        return None
+
+
+def _is_print(line: bytes) -> bool:
+    try:
+        decode_line(line)
+    except FrameError:
+        return False
+    return True

@@ -21,6 +21,9 @@ class SartoriusOptions(Frozen):
     Without it, an unstable weight before the first stable one has no value."""
     end_with_cr_lf: bool = False
     """Send CR LF behind each command; no known balance needs it."""
+    identify: Flag = False
+    """Whether ``open`` asks for model, serial number and software (``ESC x1_``...): balances that
+    don't know that are silent, which costs ``open`` a deadline for each."""
     tare_command: Literal["T", "U", "f4_"] = "T"
     """``T`` is taken by all models seen; ``f4_`` is the tare key of newer ones."""
     zero_command: Literal["V", "f3_"] | None = None
@@ -49,6 +52,13 @@ class SartoriusTwinOptions(Frozen):
     stability_s: float = Field(default=1.0, ge=0)
     standby: bool = False
     auto_print_hz: float | None = Field(default=None, gt=0, le=100)
-    """How often it prints by itself, until it is first asked."""
+    """How often it prints by itself, until it is first asked; a tare or a zero has it go on."""
+    print_when_stable: bool = False
+    """Whether ``ESC P`` waits for a steady load, as the print parameter may be set to."""
+    calibration_s: float | None = Field(default=None, gt=0)
+    """How long ``ESC Z`` takes, with a line a second that says so; None: it is ignored, as a Cubis
+    MSE does."""
+    tells_model: bool = True
+    """False for one that is silent to ``ESC x1_`` and its like."""
     reply_delay_s: float | tuple[float, float] = (0.002, 0.006)
     seed: int | None = None

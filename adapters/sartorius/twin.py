@@ -18,11 +18,12 @@ from capa.devices.delay import ReplyDelay
 from capa.devices.spec import DeviceSpec
 from capa.devices.twin import PlantPort, TwinReply
 
-__all__ = ["AutoPrintTwin", "SartoriusTwin", "make_twin"]
+__all__ = ["PrintingTwin", "SartoriusTwin", "make_twin"]
 
 _TARE = {"T", "U", "f4_"}
 _ZERO = {"V", "f3_"}
 _ZERO_RANGE = 0.02
+_CALIBRATES, _CALIBRATION_LINE_S = "Cal.Int.", 1.0
 
 
 class SartoriusTwin:
@@ -44,6 +45,7 @@ class SartoriusTwin:
         self._still_since_s = plant.now_s() - options.stability_s
         self._frozen: Line | None = None
         self._status: str | None = "OFF" if options.standby else None
+        self._calibrates_until_s = float("-inf")
         plant.on_tick(self._tick)
 
     # --- the contract of a twin -------------------------------------------------------------
@@ -66,7 +68,10 @@ class SartoriusTwin:
         return {}
 
     def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
-        """Enter or leave a fault; ``exception`` is an error line with ``value`` as its number."""
+        """Enter or leave a fault; ``exception`` is an error line with ``value`` as its number.
+
+        ``sensor_break`` is stand-by, ``calibration`` and ``blank`` what the line then shows.
+        """
         match kind:
             case "exception":
                 number = 54 if value is None else int(value)
@@ -76,6 +81,10 @@ class SartoriusTwin:
                 self._frozen = self._line() if active else None
             case "sensor_break":
                 self._status = "OFF" if active else None
+            case "calibration":
+                self._status = _CALIBRATES if active else None
+            case "blank":
+                self._status = "--" if active else None
             case _:
                 return False
         return True
@@ -85,17 +94,26 @@ class SartoriusTwin:
     def _obey(self, command: str) -> bytes:
         self._plant.get(self._quantity)
         if command == "P":
-            line = self._line()
-            return encode_line(line, decimals=self._options.decimals, width=self._options.line)
+            return self._printed()
+        if command == "Z" and self._options.calibration_s is not None:
+            self._calibrates_until_s = self._plant.now_s() + self._options.calibration_s
         if command in _TARE or (command in _ZERO and self._zero_allowed()):
             self._offset_g = self._display_g
+        if not self._options.tells_model:
+            return b""
         identity = {"x1_": "TWIN224-1S", "x2_": "0029350001", "x3_": "01-62-04"}.get(command)
         return b"" if identity is None else f"{identity:<20}".encode("ascii") + CR_LF
+
+    def _printed(self) -> bytes:
+        line, options = self._line(), self._options
+        return encode_line(line, decimals=options.decimals, width=options.line)
 
     def _zero_allowed(self) -> bool:
         return abs(self._display_g) <= _ZERO_RANGE * self._options.capacity_g
 
     def _line(self) -> Line:
+        if self._calibrates:
+            return StatusLine(_CALIBRATES)
         if self._status is not None:
             return StatusLine(self._status)
         if self._frozen is not None:
@@ -107,6 +125,10 @@ class SartoriusTwin:
         shown_g = round((self._display_g - self._offset_g) / self._digit_g) * self._digit_g
         unit = self._options.unit
         return Weight(shown_g / GRAMS_PER[unit], unit if self._stable() else None, "N")
+
+    @property
+    def _calibrates(self) -> bool:
+        return self._plant.now_s() < self._calibrates_until_s
 
     # --- the load ---------------------------------------------------------------------------
 
@@ -131,32 +153,58 @@ class SartoriusTwin:
         return self._plant.now_s() - self._still_since_s >= self._options.stability_s
 
 
-class AutoPrintTwin(SartoriusTwin):
-    """One that prints by itself until it is first asked: ``ESC P`` stops that."""
+class PrintingTwin(SartoriusTwin):
+    """One that prints at other times than when it is asked: by itself, or once the load rests.
 
-    def __init__(self, spec: DeviceSpec, plant: PlantPort, period_s: float) -> None:
+    ``ESC P`` stops what it prints by itself, tare and zero have it go on. While it calibrates it
+    says so once a second.
+    """
+
+    def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
         super().__init__(spec, plant)
-        self._period_s = period_s
+        hz = self._options.auto_print_hz
+        self._period_s = math.inf if hz is None else 1.0 / hz
         self._printed_at_s = plant.now_s()
         self._prints = True
+        self._owed = 0
 
-    def receive(self, chunk: bytes) -> Sequence[TwinReply]:
-        """Carry out commands, and fall silent."""
-        replies = super().receive(chunk)
-        self._prints = self._prints and not replies
-        return replies
+    def _obey(self, command: str) -> bytes:
+        if command == "P":
+            self._prints = False
+        elif command in _TARE | _ZERO:
+            self._prints = True
+            self._printed_at_s = self._plant.now_s()
+        answer = super()._obey(command)
+        if command == "P" and self._must_wait():
+            self._owed += 1
+            return b""
+        return answer
+
+    def _must_wait(self) -> bool:
+        line = self._line()
+        return self._options.print_when_stable and isinstance(line, Weight) and line.unit is None
 
     def unasked(self) -> Sequence[TwinReply]:
-        """Return the line that is due."""
+        """Return the lines that were waited for, or that are due."""
         self._plant.get(self._quantity)
-        if not self._prints or self._plant.now_s() - self._printed_at_s < self._period_s:
+        if self._owed and not self._must_wait():
+            owed, self._owed = self._owed, 0
+            return [TwinReply(self._printed())] * owed
+        period_s = _CALIBRATION_LINE_S if self._calibrates else self._period_s
+        if not (self._prints or self._calibrates) or (
+            self._plant.now_s() - self._printed_at_s < period_s
+        ):
             return []
         self._printed_at_s = self._plant.now_s()
-        decimals, width = self._options.decimals, self._options.line
-        return [TwinReply(encode_line(self._line(), decimals=decimals, width=width))]
+        return [TwinReply(self._printed())]
 
 
 def make_twin(spec: DeviceSpec, plant: PlantPort) -> SartoriusTwin:
     """Make one of either kind: a line with a balance that prints must be listened to."""
-    hz = SartoriusTwinOptions.model_validate(spec.twin).auto_print_hz
-    return SartoriusTwin(spec, plant) if hz is None else AutoPrintTwin(spec, plant, 1.0 / hz)
+    options = SartoriusTwinOptions.model_validate(spec.twin)
+    prints = (
+        options.auto_print_hz is not None
+        or options.print_when_stable
+        or options.calibration_s is not None
+    )
+    return PrintingTwin(spec, plant) if prints else SartoriusTwin(spec, plant)
