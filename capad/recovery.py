@@ -128,7 +128,7 @@ def _report(job: Job, runs_root: Path, guard: GuardReport | None) -> Report:
     acted = guard if manifest.guard is not None else None
     if acted is not None:
         detail += f"; {acted}"
-    return interrupted(job, detail, rungs_after(path, acted))
+    return interrupted(job, detail, rungs_after(path, acted), guarded=acted is not None)
 
 
 def _settle(folders: SpoolFolders, job: Job, report: Report) -> None:

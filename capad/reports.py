@@ -118,13 +118,22 @@ def before_arming(job: Job, reason: str) -> Report:
     )
 
 
-def interrupted(job: Job, detail: str, ladder: tuple[Rung, ...] = ()) -> Report:
-    """Report a job that was running when the daemon ended."""
+_NOT_AGAIN = "It is not run again by itself: drop the file again if it should be."
+_NO_GUARD = (
+    "capad-guard left no word after it: nobody proved the rig safe between the daemon's end and "
+    "this start, which drove every output to its safe value first (systemctl status capad)."
+)
+
+
+def interrupted(
+    job: Job, detail: str, ladder: tuple[Rung, ...] = (), *, guarded: bool = True
+) -> Report:
+    """Report a job that was running when the daemon ended; ``guarded``: somebody acted after it."""
     return Report(
         job,
         JobState.FAILED,
         f"interrupted: the daemon ended while this ran; {detail}",
-        advice=("It is not run again by itself: drop the file again if it should be.",),
+        advice=(_NOT_AGAIN,) if guarded else (_NO_GUARD, _NOT_AGAIN),
         ladder=ladder,
     )
 

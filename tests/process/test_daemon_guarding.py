@@ -63,7 +63,9 @@ def test_a_killed_daemons_rig_is_made_safe_by_the_guardian_and_the_run_says_so(
     assert twin.setpoint() == pytest.approx(20.0, abs=0.01)
     with running_daemon(tmp_path, twin.profile) as daemon:
         job = daemon.wait_job("failed")
-        assert "heater.setpoint = 20 proven" in (job / "report.txt").read_text()
+        report = (job / "report.txt").read_text()
+        assert "heater.setpoint = 20 proven" in report
+        assert "no word" not in report
         bundle = next(daemon.runs.glob("2*"))
     assert json.loads((bundle / "manifest.json").read_text())["guard"]["exit_code"] == 0
 
@@ -95,7 +97,9 @@ def test_verdicts_from_before_a_run_are_not_that_runs(tmp_path: Path, twin: Twin
         daemon.send(signal.SIGKILL)
         daemon.wait_end()
     with running_daemon(tmp_path, twin.profile) as daemon:
-        assert "capad-guard" not in (daemon.wait_job("failed") / "report.txt").read_text()
+        report = (daemon.wait_job("failed") / "report.txt").read_text()
+        assert "capad-guard left no word after it" in report
+        assert "proven" not in report.replace("nobody proved", "")
         bundle = next(daemon.runs.glob("2*"))
         assert json.loads((bundle / "manifest.json").read_text())["guard"] is None
 
