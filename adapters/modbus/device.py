@@ -28,6 +28,9 @@ from capa.errors import DeviceError
 
 __all__ = ["ModbusAdapter", "outside", "writing"]
 
+_NOT_NOW = frozenset({5, 6})
+"""Exceptions of a device that is at something long (acknowledge) or busy: it says to come again."""
+
 
 class ModbusAdapter(BaseAdapter):
     """One device. Every poll reads the whole map, neighbours together."""
@@ -59,14 +62,20 @@ class ModbusAdapter(BaseAdapter):
         Raises:
             DeviceError: it refuses a block; the message names the fields in it.
         """
-        await self.poll()
+        for block, query in self._blocks:
+            await self._read(block, query, Priority.POLL)
         return Identity(self.family, model=f"Modbus unit {self._unit}")
 
     async def poll(self) -> Sequence[Reading]:
         """Read every field, one request for each block of neighbouring registers."""
         readings: dict[str, Reading] = {}
         for block, query in self._blocks:
-            data, at_s = await self._read(block, query, Priority.POLL)
+            answer = await self._ask(query, Priority.POLL)
+            if isinstance(answer.value, Refusal) and answer.value.code in _NOT_NOW:
+                self._count("busy")
+                readings |= _unread(block, answer)
+                continue
+            data, at_s = self._data(block, query, answer)
             native = f"{query.request.function:02x}:{block.address}={data.hex()}"
             for name in block.fields:
                 readings[name] = self._reading(name, block, data, at_s, native)
@@ -121,7 +130,9 @@ class ModbusAdapter(BaseAdapter):
         return self._decoded(field, field.address, data)
 
     async def _read(self, block: Block, query: Query, priority: Priority) -> tuple[bytes, float]:
-        answer = await self._ask(query, priority)
+        return self._data(block, query, await self._ask(query, priority))
+
+    def _data(self, block: Block, query: Query, answer: Answer[Reply]) -> tuple[bytes, float]:
         if isinstance(answer.value, Registers | Bits):
             return answer.value.data, answer.at_s
         raise DeviceError(
@@ -132,6 +143,14 @@ class ModbusAdapter(BaseAdapter):
     async def _ask(self, query: Query, priority: Priority) -> Answer[Reply]:
         frame, feed = self._speaker.begin(query)
         return await self._exchange(frame, feed, priority=priority, gap_s=self._gap_s)
+
+
+def _unread(block: Block, answer: Answer[Reply]) -> dict[str, Reading]:
+    """Return what a busy device says of a block: there are values, and not now."""
+    native = str(answer.value)
+    return {
+        name: Reading(name, math.nan, answer.at_s, Status.STALE, native) for name in block.fields
+    }
 
 
 def writing(unit: int, field: RegisterField, words: tuple[int, ...]) -> Query:

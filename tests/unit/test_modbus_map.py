@@ -149,8 +149,8 @@ async def test_a_broken_sensor_is_no_reading_in_a_float(autojump_clock: MockCloc
 
 async def test_a_device_may_refuse_everything_or_stand_still(autojump_clock: MockClock) -> None:
     bench = Bench()
-    bench.twin.fault("exception", active=True, value=6)
-    with pytest.raises(DeviceError, match="exception 06"):
+    bench.twin.fault("exception", active=True, value=4)
+    with pytest.raises(DeviceError, match="exception 04"):
         await bench.driver.poll()
     bench.twin.fault("exception", active=False)
     bench.twin.fault("frozen", active=True)

@@ -13,6 +13,7 @@ from adapters.modbus.twin import ModbusTwin
 from capa.channels.sample import Status
 from capa.devices.adapter import Reading
 from capa.devices.spec import DeviceSpec
+from capa.errors import DeviceError
 from tests.support.direct_link import DirectLink
 from tests.support.still_plant import StillPlant
 
@@ -128,3 +129,24 @@ def test_a_map_without_words_for_a_status_has_no_such_fault() -> None:
     bench = Bench({"fields": {"level": {"address": 1, "unit": "mm"}}})
     assert not bench.twin.fault("overload", active=True)
     assert not bench.twin.fault("stale", active=True)
+
+
+@pytest.mark.parametrize("code", [5.0, 6.0])
+async def test_a_device_that_is_busy_has_no_new_values(
+    code: float, autojump_clock: MockClock
+) -> None:
+    bench = Bench({"map": "bronkhorst", "only": ["flow"]})
+    assert bench.twin.fault("exception", active=True, value=code)
+    reading = await bench.reading("flow")
+    assert reading.status is Status.STALE
+    assert math.isnan(reading.value)
+    assert bench.driver.counters == {"busy": 1}
+    with pytest.raises(DeviceError):
+        await bench.driver.open()
+
+
+async def test_any_other_exception_fails_the_poll(autojump_clock: MockClock) -> None:
+    bench = Bench({"map": "bronkhorst", "only": ["flow"]})
+    bench.twin.fault("exception", active=True, value=2.0)
+    with pytest.raises(DeviceError):
+        await bench.driver.poll()
