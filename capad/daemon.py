@@ -10,6 +10,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.config.problems import ProblemsError
+from capa.storage.atomic import clear_temporaries
 from capad.console import Console
 from capad.housekeeping import Housekeeping
 from capad.lock import ServiceLock
@@ -72,6 +73,7 @@ class Daemon:
             for lock in locks:
                 await trio.to_thread.run_sync(lock.acquire)
                 nursery.start_soon(lock.keep)
+            await trio.to_thread.run_sync(self._clear_leftovers)
             await service.safety.load()
             nursery.start_soon(service.safety.run)
             nursery.start_soon(self._housekeeping().run)
@@ -83,6 +85,12 @@ class Daemon:
         for lock in locks:
             lock.release()
         return service.code if service.options.once else 0
+
+    def _clear_leftovers(self) -> None:
+        """Delete what a killed daemon left half-written beside trips.json and safe_stages.json."""
+        settings = self._service.settings
+        for folder in (settings.spool.root.parent, settings.runtime.dir / "twin"):
+            clear_temporaries(folder)
 
     def _housekeeping(self) -> Housekeeping:
         service = self._service

@@ -16,6 +16,7 @@ from structlog.typing import FilteringBoundLogger
 
 from capa.runtime.parts import Parts
 from capa.runtime.rig_lock import RigBusyError, RigLock
+from capa.storage.atomic import clear_temporaries
 
 __all__ = ["GuardReport", "Guarding", "guard_report"]
 
@@ -49,6 +50,7 @@ class Guarding:
         self.trouble, self.lacking = None, ()
         try:
             self._lock.acquire()
+            clear_temporaries(self._directory)  # nobody but the lock's holder writes there
             plan = compile_safe_plan(
                 parts.profile, parts.families, written_utc=datetime.now(UTC), simulated=simulated
             )

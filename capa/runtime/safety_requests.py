@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from capa.errors import CapaError
-from capa.storage.atomic import write_atomically
+from capa.storage.atomic import clear_temporaries, write_atomically
 
 __all__ = ["SafetyRequest", "answer", "ask", "open_box", "take"]
 
@@ -42,6 +42,7 @@ def open_box(runtime_dir: Path) -> Path:
     box = runtime_dir / "safety"
     box.mkdir(parents=True, exist_ok=True)
     box.chmod(0o770)
+    clear_temporaries(box)
     return box
 
 

@@ -114,3 +114,20 @@ def test_on_one_full_disk_for_spool_and_runs_jobs_wait_until_there_is_room(
         assert not list((spool / "rejected").iterdir())
         ballast.unlink()
         eventually(lambda: list((spool / "done").iterdir()), "it runs", within_s=40, say=daemon.log)
+
+
+def test_what_killed_daemons_left_half_written_is_gone_once_it_is_ready(
+    twin: Twin, tmp_path: Path
+) -> None:
+    left = [
+        tmp_path / "run" / ".safe_plan.json.0badcafe.capa-tmp",
+        tmp_path / "run" / "safety" / ".1.reply.0badcafe.capa-tmp",
+        tmp_path / ".trips.json.0badcafe.capa-tmp",
+        tmp_path / "runs" / "..capad.lock.0badcafe.capa-tmp",
+    ]
+    for file in left:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("half a li")
+    with running_daemon(tmp_path, twin.profile) as daemon:
+        gone = lambda: not [file for file in left if file.exists()]  # noqa: E731 - said once
+        eventually(gone, "the leftovers are gone", say=daemon.log)
