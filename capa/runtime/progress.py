@@ -49,7 +49,7 @@ class RunProgress:
         line = " ".join(word for word in words if word)
         if self.condition:
             line += f" until {self.condition}"
-        if self.seconds_left is not None:
+        if self.seconds_left:
             line += f", {spoken_s(self.seconds_left)} left"
         return line
 
