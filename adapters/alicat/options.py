@@ -123,6 +123,8 @@ class AlicatTwinOptions(Frozen):
     gas: str = "N2"
     zero_offset_pct: float = 0.0
     """What the flow shows at rest until it is tared, in percent of full scale."""
+    noise_pct: float = Field(default=0.0, ge=0)
+    """Standard deviation of the flows that are shown, in percent of full scale."""
     reply_delay_s: float | tuple[float, float] = 0.0007
     seed: int | None = None
 

@@ -1,5 +1,6 @@
 """The simulated Alicat controller: data frames, both setpoint commands, and its odd replies."""
 
+import random
 import re
 from collections.abc import Mapping, Sequence
 from typing import Literal
@@ -50,10 +51,9 @@ class AlicatTwin:
         self._name = spec.name
         self._unit = unit_of(spec)
         self._plant = plant
-        self._delay = ReplyDelay(
-            self._options.reply_delay_s,
-            seed=spec.name if self._options.seed is None else self._options.seed,
-        )
+        seed = spec.name if self._options.seed is None else self._options.seed
+        self._delay = ReplyDelay(self._options.reply_delay_s, seed=seed)
+        self._random = random.Random(seed)  # noqa: S311 - a repeatable noise, not a secret
         self._lines = LineCollector(EOL)
         self._flow_unit = self._options.flow_unit or self._profile.flow_unit
         self._full_scale = self._options.full_scale or self._profile.full_scale
@@ -296,15 +296,20 @@ class AlicatTwin:
             case "temperature":
                 return self._get("temperature_degC")
             case "flow":
-                return self._flow()
+                return self._flow() + self._noise()
             case "volumetric":
-                return self._volumetric()
+                return self._volumetric() + self._noise()
             case "setpoint":
                 return self._setpoint
             case "total":
                 return self._total
             case "valve":
                 return 100.0 * self._setpoint / self._full_scale
+
+    def _noise(self) -> float:
+        if not self._options.noise_pct:
+            return 0.0
+        return self._random.gauss(0.0, self._options.noise_pct / 100.0 * self._full_scale)
 
     def _flow(self) -> float:
         """Flow as measured: off by the zero offset until it is tared."""

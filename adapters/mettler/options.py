@@ -51,5 +51,9 @@ class MettlerTwinOptions(Frozen):
     stream_hz: float = Field(default=10.0, gt=0, le=100)
     """How often ``SIR`` sends a weight, and ``SR`` looks whether it has changed."""
     serial: str = "B000000001"
+    noise_digits: float = Field(default=0.0, ge=0)
+    """Standard deviation of what is shown about the load, in digits: 0.5 to 1 on a quiet bench."""
+    drift_digits_per_h: float = 0.0
+    """How fast what is shown creeps away: 1 to 3 once it is warm."""
     reply_delay_s: float | tuple[float, float] = (0.003, 0.02)
     seed: int | None = None

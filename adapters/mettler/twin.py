@@ -1,6 +1,7 @@
 """The simulated balance: obeys MT-SICS, waits for a stable weight where the real one does."""
 
 import math
+import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -47,6 +48,7 @@ class MettlerTwin:
         self._plant = plant
         seed = spec.name if options.seed is None else options.seed
         self._delay = ReplyDelay(options.reply_delay_s, seed=seed)
+        self._random = random.Random(seed)  # noqa: S311 - a repeatable noise, not a secret
         self._lines = LineCollector(CR_LF)
         self._digit_g = GRAMS_PER[options.unit] * 10.0**-options.decimals
         self._zero_g = 0.0
@@ -306,7 +308,15 @@ class MettlerTwin:
         if self._display_g < self._options.underload_g:
             return SicsStatus.UNDERLOAD, ""
         stable = SicsStatus.STABLE if self._stable() else SicsStatus.DYNAMIC
-        return stable, self._shown(self._net_g())
+        return stable, self._shown(self._net_g() + self._wander_g())
+
+    def _wander_g(self) -> float:
+        """Return the noise and the drift of what is shown."""
+        options = self._options
+        digits = options.drift_digits_per_h * self._plant.now_s() / 3600.0
+        if options.noise_digits:
+            digits += self._random.gauss(0.0, options.noise_digits)
+        return digits * self._digit_g
 
     def _tick(self, dt_s: float) -> None:
         """Let the display follow the load, and note when it last moved."""

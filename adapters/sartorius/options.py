@@ -60,5 +60,9 @@ class SartoriusTwinOptions(Frozen):
     MSE does."""
     tells_model: bool = True
     """False for one that is silent to ``ESC x1_`` and its like."""
+    noise_digits: float = Field(default=0.0, ge=0)
+    """Standard deviation of what is shown about the load, in digits: 0.5 to 1 on a quiet bench."""
+    drift_digits_per_h: float = 0.0
+    """How fast what is shown creeps away: 1 to 3 once it is warm."""
     reply_delay_s: float | tuple[float, float] = (0.002, 0.006)
     seed: int | None = None

@@ -1,6 +1,7 @@
 """The simulated balance: a display that follows the load, and knows when it is stable."""
 
 import math
+import random
 from collections.abc import Sequence
 
 from adapters.sartorius.codec import (
@@ -34,9 +35,9 @@ class SartoriusTwin:
         self._options = options
         self._name = spec.name
         self._plant = plant
-        self._delay = ReplyDelay(
-            options.reply_delay_s, seed=spec.name if options.seed is None else options.seed
-        )
+        seed = spec.name if options.seed is None else options.seed
+        self._delay = ReplyDelay(options.reply_delay_s, seed=seed)
+        self._random = random.Random(seed)  # noqa: S311 - a repeatable noise, not a secret
         self._commands = CommandCollector()
         self._digit_g = GRAMS_PER[options.unit] * 10.0**-options.decimals
         self._offset_g = 0.0
@@ -122,7 +123,7 @@ class SartoriusTwin:
             return Overload()
         if self._display_g < self._options.underload_g:
             return Underload()
-        shown_g = round((self._display_g - self._offset_g) / self._digit_g) * self._digit_g
+        shown_g = round(self._net_g() / self._digit_g) * self._digit_g
         unit = self._options.unit
         return Weight(shown_g / GRAMS_PER[unit], unit if self._stable() else None, "N")
 
@@ -138,6 +139,14 @@ class SartoriusTwin:
 
     def _load_g(self) -> float:
         return self._plant.get(self._quantity)
+
+    def _net_g(self) -> float:
+        """Return what is on the pan as the display has it, with its noise and its drift."""
+        options = self._options
+        digits = options.drift_digits_per_h * self._plant.now_s() / 3600.0
+        if options.noise_digits:
+            digits += self._random.gauss(0.0, options.noise_digits)
+        return self._display_g - self._offset_g + digits * self._digit_g
 
     def _tick(self, dt_s: float) -> None:
         """Let the display follow the load, and note when it last moved."""

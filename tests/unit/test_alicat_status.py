@@ -1,6 +1,7 @@
 """What a data frame's status codes make of its numbers, and the firmwares of the simulator."""
 
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -220,3 +221,14 @@ async def test_two_looks_that_disagree_are_settling(autojump_clock: MockClock) -
     bench.link.garble = jump
     readings: list[Reading] = list(await bench.driver.poll())
     assert {r.status for r in readings if r.field == "volumetric"} == {Status.SETTLING}
+
+
+def test_flows_may_flicker_and_do_so_alike_at_every_run() -> None:
+    def shown() -> list[float]:
+        bench = Bench(noise_pct=0.1)
+        frames = [bench.twin.receive(b"A\r")[0].data.split() for _ in range(200)]
+        return [float(frame[4]) for frame in frames]
+
+    flows = shown()
+    assert flows == shown()
+    assert 0.35 < statistics.pstdev(flows) < 0.65  # sccm, of 500

@@ -1,6 +1,7 @@
 """Every state in which an MT-SICS balance may answer: the twin says it, the driver reads it."""
 
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -194,3 +195,18 @@ async def test_what_a_balance_says_when_it_starts_is_no_reading(
     with pytest.raises(FrameError):
         await bench.driver.poll()
     assert bench.driver.counters == {counted: 1}
+
+
+def test_a_display_may_flicker_and_creep_and_does_so_alike_at_every_run() -> None:
+    def shown(twin: dict[str, Any]) -> list[float]:
+        bench = Bench(twin=twin)
+        bench.plant.advance(3600.0, step_s=10.0)
+        lines = [line for _ in range(200) for line in bench.said("SI")]
+        return [float(line[4:14]) for line in lines]
+
+    noisy = shown({"noise_digits": 1.0})
+    assert noisy == shown({"noise_digits": 1.0})
+    digit = 1e-5
+    assert 0.7 * digit < statistics.pstdev(noisy) < 1.4 * digit
+    assert statistics.mean(noisy) == pytest.approx(0.5, abs=0.3 * digit)
+    assert shown({"drift_digits_per_h": 3.0}) == pytest.approx([0.5 + 3 * digit] * 200)

@@ -1,6 +1,7 @@
 """Every line an SBI balance may show: the simulator prints it, the driver says what it is worth."""
 
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -171,3 +172,18 @@ def test_who_it_is_may_stand_between_lines_that_it_prints(chunk: int) -> None:
 def test_what_is_no_text_is_refused(data: bytes) -> None:
     with pytest.raises(FrameError):
         TextLine().feed(data)
+
+
+def test_a_display_may_flicker_and_creep_and_does_so_alike_at_every_run() -> None:
+    def shown(twin: dict[str, Any]) -> list[float]:
+        bench = Bench(twin)
+        bench.plant.advance(3600.0, step_s=10.0)
+        lines = [line for _ in range(200) for line in bench.said(b"\x1bP")]
+        return [float(line[8:16]) for line in lines]
+
+    noisy = shown({"noise_digits": 1.0})
+    assert noisy == shown({"noise_digits": 1.0})
+    digit = 1e-4
+    assert 0.7 * digit < statistics.pstdev(noisy) < 1.4 * digit
+    assert statistics.mean(noisy) == pytest.approx(0.5, abs=0.3 * digit)
+    assert shown({"drift_digits_per_h": 3.0}) == pytest.approx([0.5 + 3 * digit] * 200)
