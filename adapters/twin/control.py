@@ -63,15 +63,16 @@ def ask(directory: Path, request: Mapping[str, Any]) -> Json:
     Raises:
         CapaError: there is no twin, or it does not answer.
     """
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as own, _short(directory) as short:
-        own.settimeout(ASK_S)
-        try:
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as own, _short(directory) as short:
+            own.settimeout(ASK_S)
             own.connect(str(short / CONTROL_NAME))
             own.sendall(json.dumps(request).encode() + b"\n")
             with own.makefile("rb") as replies:
                 reply: Json = json.loads(replies.readline())
-        except (OSError, ValueError) as error:
-            raise CapaError(f"no twin answers in {directory}: {error}; is it running?") from error
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or str(error)
+        raise CapaError(f"no twin answers in {directory}: {why}; is it running?") from error
     return reply
 
 

@@ -6,7 +6,7 @@ from typing import Final
 
 from capa.devices.twin import TwinReply
 
-__all__ = ["LINE_FAULTS", "PORT_GONE", "LineFaults"]
+__all__ = ["DEVICE_FAULTS", "LINE_FAULTS", "PORT_GONE", "LineFaults"]
 
 LINE_FAULTS: Final = frozenset(
     {"silence", "mute", "delay", "noise", "truncate", "crc", "wrong_address", "doubled", "echo"}
@@ -20,6 +20,9 @@ it comes back wrong."""
 
 PORT_GONE: Final = "port_gone"
 """The adapter is unplugged: the port vanishes, and comes back when the fault ends."""
+
+DEVICE_FAULTS: Final = ("exception", "frozen", "sensor_break")
+"""Which a device itself may have; some have others as well."""
 
 DELAY_S: Final = 1.0
 NOISE_BYTES: Final = 3

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Protocol
 
-from adapters.twin.faults import LINE_FAULTS, PORT_GONE
+from adapters.twin.faults import DEVICE_FAULTS, LINE_FAULTS, PORT_GONE
 from adapters.twin.line import TwinLine
 from adapters.twin.plant import Plant
 from adapters.twin.wirelog import WireLog
@@ -111,6 +111,11 @@ class TwinRig:
     def _line(self, link: str | None, device: str | None) -> TwinLine:
         if device is not None and device not in self._link_of:
             raise CapaError(f"no device {device!r}; there are: {', '.join(self._link_of)}")
+        if device is None and link is None:
+            raise CapaError(
+                f"of which link or device? Links: {', '.join(self.lines)}; "
+                f"devices: {', '.join(self._link_of)}"
+            )
         name = link if device is None else self._link_of[device]
         if name not in self.lines or (link is not None and link != name):
             raise CapaError(
@@ -125,7 +130,9 @@ class TwinRig:
         meant = [each for each in line.devices if device is None or each.name == device]
         taken = [each.fault(kind, active=active, value=value) for each in meant]  # by all of them
         if not any(taken):
+            who = ", ".join(each.name for each in meant) or f"nobody on link {line.name}"
             raise CapaError(
-                f"no device meant has a fault {kind!r}; faults of a line are: "
-                f"{', '.join(sorted(LINE_FAULTS | {PORT_GONE}))}"
+                f"{who} has no fault {kind!r}; faults of a line are: "
+                f"{', '.join(sorted(LINE_FAULTS | {PORT_GONE}))}; of most devices: "
+                f"{', '.join(DEVICE_FAULTS)}"
             )

@@ -18,7 +18,7 @@ from adapters.twin.ports import Port, PtyPort, TcpPort
 from adapters.twin.rig import TwinRig
 from adapters.twin.wirelog import WireLog, file_sink
 from capa.devices.adapter import AdapterFamily
-from capa.devices.registry import load_families
+from capa.devices.registry import family_names, load_families
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.errors import CapaError
 
@@ -63,7 +63,7 @@ class TwinServer:
         links = _specs(LinkSpec, profile.get("links"), "links")
         devices = _specs(DeviceSpec, profile.get("devices"), "devices")
         if families is None:
-            families = load_families({device.adapter for device in devices})
+            families = _installed({device.adapter for device in devices})
         _take_possession(directory)
         self._profile = profile
         self._directory = directory
@@ -108,6 +108,15 @@ def _specs(kind: type[Any], tables: object, where: str) -> list[Any]:
         raise CapaError(
             f"[[{where}]] do not fit; run capa validate on the profile\n{error}"
         ) from error
+
+
+def _installed(wanted: set[str]) -> Mapping[str, AdapterFamily]:
+    names = family_names()
+    if missing := sorted(wanted - names):
+        raise CapaError(
+            f"no adapter {missing[0]!r} is installed; there are: {', '.join(sorted(names))}"
+        )
+    return load_families(wanted)
 
 
 def _take_possession(directory: Path) -> None:

@@ -1,6 +1,8 @@
 """``capa devices``: bring up a rig, and see what its instruments say."""
 
 import json
+import os
+import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
@@ -33,6 +35,13 @@ _RuntimeDir = Annotated[
 _BOX = Path("/run/capad")
 
 
+def _at_least_nothing(value: float) -> float:
+    """A count or a time; ``inf`` is one, ``nan`` is none."""
+    if not value >= 0:
+        raise typer.BadParameter(f"{value:g} is not 0 or more.")
+    return value
+
+
 @devices.command("list")
 def list_(as_json: _Json = False) -> None:
     """List the families of instruments that are installed, and what each can do."""
@@ -61,7 +70,7 @@ def list_(as_json: _Json = False) -> None:
     width = max(map(len, rows), default=0)
     for name, (title, can) in rows.items():
         print(f"{name:<{width}}  {title}")
-        print(f"{'':<{width}}  can: {', '.join(can)}")
+        print(f"{'':<{width}}  can: {', '.join(can) or 'be read and written; nothing more'}")
 
 
 @devices.command()
@@ -87,7 +96,13 @@ def watch(
     profile: _Profile,
     twin: _Twin = False,
     for_s: Annotated[
-        float, typer.Option("--for", metavar="SECONDS", help="End after so long; else Ctrl-C.")
+        float,
+        typer.Option(
+            "--for",
+            metavar="SECONDS",
+            help="End after so long; else Ctrl-C.",
+            callback=_at_least_nothing,
+        ),
     ] = float("inf"),
     as_json: _Json = False,
     runtime_dir: _RuntimeDir = _BOX,
@@ -107,7 +122,13 @@ def talk(
     device: _Device,
     twin: _Twin = False,
     polls: Annotated[
-        float, typer.Option("--polls", metavar="N", help="End after so many; else Ctrl-C.")
+        float,
+        typer.Option(
+            "--polls",
+            metavar="N",
+            help="End after so many; else Ctrl-C.",
+            callback=_at_least_nothing,
+        ),
     ] = float("inf"),
     runtime_dir: _RuntimeDir = _BOX,
 ) -> None:
@@ -132,16 +153,29 @@ def record(
     polls: Annotated[int, typer.Option("--polls", metavar="N", min=1, help="How many polls.")] = 10,
     runtime_dir: _RuntimeDir = _BOX,
 ) -> None:
-    """Record what passes while DEVICE is opened and polled, as a transcript for tests."""
+    """Record what passes while DEVICE is opened and polled, as a transcript for tests.
+
+    Ctrl-C ends it earlier; what was recorded until then is kept.
+    """
     from capa.cli.devices_talk import record_device
 
     if out.exists():
         _refuse(f"{out} exists; a recording is evidence and is not overwritten")
+    if not out.parent.is_dir():
+        _refuse(f"{out}: there is no folder {out.parent}")
+    recorded: list[str] = []
 
-    async def keep(bench: "Bench") -> str:
-        return str(await record_device(bench, device, polls=polls))
+    async def keep(bench: "Bench") -> None:
+        await record_device(bench, device, polls=polls, keep=lambda t: recorded.append(str(t)))
 
-    text = _on(profile, keep, twin=twin, runtime_dir=runtime_dir)
+    try:
+        _on(profile, keep, twin=twin, runtime_dir=runtime_dir)
+    finally:
+        for text in recorded:
+            _keep_recording(out, text)
+
+
+def _keep_recording(out: Path, text: str) -> None:
     try:
         out.write_text(text, encoding="utf-8")
     except OSError as error:
@@ -288,6 +322,9 @@ def _run(work: Callable[[], Awaitable[T]], *, refused: int = _REFUSED, clock: An
         code = refused
     except* KeyboardInterrupt:
         code = 130
+    except* BrokenPipeError:  # head has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
     if not kept:
         raise typer.Exit(code)
     return kept[0]

@@ -34,7 +34,10 @@ _COLOURS = {OK: "green", WARN: "yellow", FAIL: "red"}
 
 @dataclass(slots=True)
 class CheckedDevice:
-    """What was found of one device; ``notes`` say what is odd or wrong, and what to do."""
+    """What was found of one device; ``notes`` say what is odd or wrong, and what to do.
+
+    Each has a mark of its own, and the device the worst of them.
+    """
 
     name: str
     link: str
@@ -43,11 +46,11 @@ class CheckedDevice:
     identity: Identity | None = None
     readings: dict[str, str] = field(default_factory=dict)
     reply_ms: float | None = None
-    notes: list[str] = field(default_factory=list)
+    notes: list[tuple[str, str]] = field(default_factory=list)
 
     def note(self, mark: str, text: str) -> None:
         """Note something; the device's mark becomes the worst there was."""
-        self.notes.append(text)
+        self.notes.append((mark, text))
         if mark == FAIL or self.mark == OK:
             self.mark = mark
 
@@ -64,7 +67,7 @@ class CheckedDevice:
             "firmware": who.firmware if who else None,
             "readings": self.readings,
             "poll_ms": self.reply_ms,
-            "notes": self.notes,
+            "notes": [text for _, text in self.notes],
         }
 
 
@@ -218,8 +221,8 @@ def tell_checked(found: Sequence[CheckedDevice], *, as_json: bool) -> bool:
     console = Console(highlight=False)
     console.print(table)
     for checked in found:
-        for note in checked.notes:
-            words = f"{_MARKS[checked.mark]} {checked.name}: {note}"
+        for mark, note in checked.notes:
+            words = f"{_MARKS[mark]} {checked.name}: {note}"
             console.print(words, markup=False, soft_wrap=True)
     bad = sum(checked.mark == FAIL for checked in found)
     console.print(f"{len(found) - bad} of {len(found)} devices answer as the profile says")

@@ -39,7 +39,7 @@ async def talk_to_device(
             for line in did.made:
                 say(f"        = {line}")
             if did.raised:
-                say(f"        ! {did.raised}")
+                say(f"        ! {did.raised}: {did.why}")
                 good = False
         return good
 
@@ -96,6 +96,8 @@ class _Recorder:
 
     begun_s: float = math.nan
     entries: list[Entry] = field(default_factory=list)
+    whole: int = 0
+    """So many entries end with what the driver made of what it was asked."""
 
     def heard(self, _link: str, passed: Passed) -> None:
         mark = SENT if passed.sent else HEARD
@@ -106,6 +108,7 @@ class _Recorder:
 
     def did(self, did: DidOp) -> None:
         self.entries.extend(did.entries(self._since(trio.current_time())))
+        self.whole = len(self.entries)
 
     def _since(self, at_s: float) -> float:
         if math.isnan(self.begun_s):
@@ -113,22 +116,30 @@ class _Recorder:
         return at_s - self.begun_s
 
 
-async def record_device(bench: Bench, name: str, *, polls: int) -> Transcript:
-    """Open and poll one device, and keep every byte that passed."""
+async def record_device(
+    bench: Bench, name: str, *, polls: int, keep: Callable[[Transcript], None]
+) -> None:
+    """Open and poll one device, and keep every byte that passed.
+
+    However it ends, ``keep`` is given what the driver has come to the end of, if that is anything.
+    """
     recorder = _Recorder()
     async with bench.devices([name], recorder.heard) as devices:
         device = devices[name]
-        async for op, did in _operations(device, polls):
-            if did is None:
-                recorder.asked(op)
-            else:
-                recorder.did(did)
         notes = {
             "recorded": datetime.now(UTC).isoformat(timespec="seconds"),
             "profile": bench.profile.name,
         }
         link = device.link_spec.model_copy(update={"port": "replay"})
-        return Transcript(link, device.spec, bench.source, tuple(recorder.entries), notes)
+        try:
+            async for op, did in _operations(device, polls):
+                if did is None:
+                    recorder.asked(op)
+                else:
+                    recorder.did(did)
+        finally:
+            if entries := tuple(recorder.entries[: recorder.whole]):
+                keep(Transcript(link, device.spec, bench.source, entries, notes))
 
 
 async def replay_transcript(transcript: Transcript, *, say: Callable[[str], None]) -> None:

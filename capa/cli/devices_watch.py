@@ -46,8 +46,12 @@ async def _lines(rig: Rig, *, as_json: bool) -> None:
             }
             print(json.dumps(facts), flush=True)
         else:
-            words = (f"{name} {value} {unit}" for name, (value, unit, _) in rows.items())
-            print("; ".join(words), flush=True)
+            print("; ".join(_in_words(name, *row) for name, row in rows.items()), flush=True)
+
+
+def _in_words(name: str, value: str, unit: str, status: str) -> str:
+    words = f"{name} {value} {unit}"
+    return words if status == "ok" else f"{words} ({status})"
 
 
 async def _live(rig: Rig) -> None:

@@ -15,6 +15,12 @@ from capa.errors import CapaError
 __all__ = ["TwinGroup", "twin", "twin_fault", "twins"]
 
 
+_KINDS = (
+    "Of a line: silence, mute, delay, noise, truncate, crc, wrong_address, doubled, echo, "
+    "port_gone. Of a device: exception, frozen, sensor_break, and others that its page names."
+)
+
+
 class TwinGroup(TyperGroup):
     """``capa twin PROFILE`` is short for ``capa twin serve PROFILE``."""
 
@@ -52,7 +58,7 @@ def twin(
 
 def twin_fault(
     directory: Annotated[Path, typer.Argument(help="The --dir of the running twin.")],
-    kind: Annotated[str, typer.Argument(help="silence, delay, crc, port_gone, sensor_break, ...")],
+    kind: Annotated[str, typer.Argument(help=_KINDS)],
     link: Annotated[str | None, typer.Option(help="The link it befalls.")] = None,
     device: Annotated[str | None, typer.Option(help="The device it befalls.")] = None,
     value: Annotated[float | None, typer.Option(help="How much of it: seconds, bytes.")] = None,
@@ -64,11 +70,12 @@ def twin_fault(
     try:
         reply = _entry("control")(directory, request)
     except CapaError as error:
-        typer.echo(f"capa twin-fault: {error}", err=True)
+        typer.echo(f"capa twin fault: {error}", err=True)
         raise typer.Exit(2) from error
-    typer.echo(json.dumps(reply))
     if not reply.get("ok"):
+        typer.echo(f"capa twin fault: {reply.get('error')}", err=True)
         raise typer.Exit(2)
+    typer.echo(json.dumps(reply))
 
 
 def _read(profile: Path) -> dict[str, Any]:

@@ -100,6 +100,8 @@ class DidOp:
 
     made: tuple[str, ...] = ()
     raised: str = ""
+    why: str = ""
+    """What the error said; not in a transcript, as it names this rig's ports."""
 
     def entries(self, at_s: float) -> Iterator[Entry]:
         """Return the lines of a transcript."""
@@ -126,7 +128,7 @@ async def perform(adapter: DeviceAdapter, op: str) -> DidOp:
             return DidOp(tuple(map(made_of, await adapter.poll())))
         identity = await adapter.open()
     except CapaError as error:
-        return DidOp(raised=type(error).__name__)
+        return DidOp(raised=type(error).__name__, why=str(error))
     about = (identity.model, identity.serial, identity.firmware)
     return DidOp((f"identity {' '.join(map(json.dumps, about))}",))
 

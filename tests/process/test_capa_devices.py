@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -88,6 +89,29 @@ def test_a_fault_is_begun_and_ended_from_the_command_line(healthy: TwinProcess) 
     assert [each["active"] for each in faults[-2:]] == [True, False]
 
 
+def test_a_fault_that_can_not_be_is_refused_in_words(healthy: TwinProcess, tmp_path: Path) -> None:
+    for folder, words, says in (
+        (healthy.directory, ("fire", "--device", "balance"), "balance has no fault 'fire'; faults"),
+        (healthy.directory, ("silence",), "of which link or device? Links: furnace_bus"),
+        (tmp_path / "none", ("silence",), "No such file or directory; is it running?"),
+    ):
+        argv = list(map(str, (CAPA, "twin", "fault", folder, *words)))
+        done = subprocess.run(argv, timeout=60, check=False, capture_output=True, text=True)
+        assert done.returncode == 2
+        assert done.stderr.startswith("capa twin fault: ")
+        assert says in done.stderr
+
+
+def test_a_twin_of_a_family_that_is_not_installed_names_those_that_are(tmp_path: Path) -> None:
+    profile = tmp_path / "lamp.toml"
+    text = DEMO.read_text(encoding="utf-8").replace('adapter = "alicat"', 'adapter = "lamp"')
+    profile.write_text(text, encoding="utf-8")
+    argv = list(map(str, (CAPA, "twin", profile, "--dir", tmp_path / "twin")))
+    done = subprocess.run(argv, timeout=60, check=False, capture_output=True, text=True)
+    assert done.returncode == 78
+    assert "no adapter 'lamp' is installed; there are: alicat, mettler, modbus" in done.stderr
+
+
 def test_check_warns_of_a_broken_sensor(healthy: TwinProcess) -> None:
     healthy.ask(fault="sensor_break", device="furnace")
     done = devices("check", profile_of(healthy))
@@ -121,6 +145,76 @@ def test_talk_prints_the_frames_as_they_pass(healthy: TwinProcess) -> None:
     assert '> "A\\r"' in done.stdout
     assert '< "A +014.70' in done.stdout
     assert "= pressure 14.7 ok" in done.stdout
+
+
+def test_talk_says_why_an_exchange_failed(healthy: TwinProcess) -> None:
+    healthy.ask(fault="silence", device="furnace")
+    done = devices("talk", profile_of(healthy), "furnace", "--polls", 0)
+    assert done.returncode == 1
+    assert "! LinkTimeoutError: link furnace_bus" in done.stdout
+    assert "check power, address, baud rate and wiring" in done.stdout
+
+
+@pytest.mark.parametrize("words", [("watch",), ("talk", "balance")], ids=["watch", "talk"])
+def test_a_reader_that_has_seen_enough_ends_the_command(
+    healthy: TwinProcess, words: tuple[str, ...]
+) -> None:
+    argv = [CAPA, "devices", words[0], profile_of(healthy), *words[1:]]
+    with subprocess.Popen(
+        list(map(str, argv)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as running:
+        assert running.stdout is not None
+        assert running.stderr is not None
+        assert running.stdout.readline()
+        running.stdout.close()
+        assert (running.wait(60), running.stderr.read()) == (0, "")
+
+
+@pytest.mark.parametrize("bad", ["nan", "-1"])
+@pytest.mark.parametrize(
+    "words", [("watch", "--for"), ("talk", "balance", "--polls")], ids=["watch", "talk"]
+)
+def test_a_time_or_a_count_below_nothing_is_refused(
+    healthy: TwinProcess, words: tuple[str, ...], bad: str
+) -> None:
+    done = devices(words[0], profile_of(healthy), *words[1:], bad)
+    assert done.returncode == 2
+    assert f"{bad} is not 0 or more" in done.stderr
+
+
+def test_a_recording_that_is_ended_by_hand_keeps_what_there_was(
+    healthy: TwinProcess, tmp_path: Path
+) -> None:
+    file = tmp_path / "balance.transcript"
+    words = ("record", profile_of(healthy), "balance", "--polls", 100_000, "--out", file)
+    before = len(healthy.wire(event="tx", link="balance_line"))
+    with subprocess.Popen(
+        list(map(str, (CAPA, "devices", *words))), stdout=subprocess.PIPE, text=True
+    ) as running:
+        while len(healthy.wire(event="tx", link="balance_line")) < before + 5:
+            assert running.poll() is None
+        running.send_signal(signal.SIGINT)
+        assert running.wait(60) == 130
+    assert devices("replay", file).returncode == 0
+    assert file.read_text(encoding="utf-8").count("= mass") >= 2
+
+
+def test_a_recording_into_no_folder_is_refused_before_anything_is_asked(
+    healthy: TwinProcess, tmp_path: Path
+) -> None:
+    asked = len(healthy.wire(event="rx", link="balance_line"))
+    out = tmp_path / "none" / "file"
+    done = devices("record", profile_of(healthy), "balance", "--out", out)
+    assert done.returncode == 2
+    assert f"there is no folder {out.parent}" in done.stderr
+    assert len(healthy.wire(event="rx", link="balance_line")) == asked
+
+
+def test_watch_in_a_pipe_says_what_is_wrong_with_a_value(healthy: TwinProcess) -> None:
+    healthy.ask(fault="sensor_break", device="furnace")
+    done = devices("watch", profile_of(healthy), "--for", "1.5")
+    assert "heater.pv - degC (sensor_fail)" in done.stdout
+    assert "balance.mass 2 g;" in done.stdout
 
 
 def test_a_device_that_is_not_in_the_profile_is_named_with_those_that_are(

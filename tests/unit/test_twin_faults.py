@@ -196,8 +196,9 @@ async def test_an_output_is_logged_once_at_the_start_and_at_every_change(
 async def test_a_fault_that_nobody_has_is_refused(autojump_clock: MockClock) -> None:
     _, twins = twin_connectors(bench(), FAMILIES)
     for kind, link, device, says in (
-        ("fire", "heat", None, "no device meant has a fault 'fire'"),
+        ("fire", "heat", None, "heater, other has no fault 'fire'"),
         ("silence", "water", None, "no link 'water'"),
+        ("silence", None, None, "of which link or device"),
         ("silence", None, "pump", "no device 'pump'"),
         ("silence", "gas", "heater", "no link 'gas' with device 'heater'"),
     ):
