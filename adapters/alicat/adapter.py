@@ -1,7 +1,8 @@
 """Alicat mass-flow controllers and meters: one data frame a poll, the setpoint read back."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from contextlib import suppress
+from typing import Literal, TypeVar
 
 from adapters.alicat.codec import (
     EOL,
@@ -14,6 +15,7 @@ from adapters.alicat.codec import (
     encode_command,
     encode_poll,
     encode_setpoint,
+    encode_stop,
 )
 from adapters.alicat.fields import fields_of, readings_of
 from adapters.alicat.options import AlicatOptions, unit_of
@@ -26,7 +28,7 @@ from capa.devices.link import Answer, Link, Priority
 from capa.devices.momentary import Keys
 from capa.devices.plausible import Look, SecondLook
 from capa.devices.spec import DeviceSpec
-from capa.errors import DeviceError
+from capa.errors import DeviceError, FrameError, LinkTimeoutError
 
 __all__ = ["AlicatAdapter"]
 
@@ -68,6 +70,8 @@ class AlicatAdapter(BaseAdapter):
         self._told = b""
         if self._look is not None:
             self._look.forget()
+        if self._options.stop_stream is not None:
+            await self._end_stream(self._options.stop_stream)
         if self._options.check_columns:
             await self._check_columns()
         frame = (await self._frame(Priority.POLL)).value
@@ -78,6 +82,18 @@ class AlicatAdapter(BaseAdapter):
                 "its flow readings depend on it, so change one of them"
             )
         return Identity(self.family, model=f"unit {self._unit}, gas {frame.gas}")
+
+    async def _end_stream(self, how: Literal["@@ ", "@@="]) -> None:
+        """End a stream that somebody left on; a device that answers a poll has none."""
+        try:
+            await self._frame(Priority.POLL)
+        except (FrameError, LinkTimeoutError):
+            with suppress(FrameError, LinkTimeoutError):  # what it answers is not known
+                await self._link.exchange(
+                    encode_stop(self._unit, how),
+                    LineReply(EOL, self._reader.decode).feed,
+                    priority=Priority.SAFE,
+                )
 
     async def _check_columns(self) -> None:
         request = encode_table_request(self._unit)

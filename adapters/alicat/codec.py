@@ -29,6 +29,7 @@ __all__ = [
     "encode_poll",
     "encode_setpoint",
     "encode_setpoint_report",
+    "encode_stop",
     "setpoint_report_pattern",
 ]
 
@@ -110,6 +111,11 @@ def encode_setpoint(
     up to 7v anything that begins with ``L`` locks the display instead.
     """
     return encode_command(unit, f"{command} {value:.{decimals}f}", prefix=prefix)
+
+
+def encode_stop(unit: str, how: Literal["@@ ", "@@="]) -> bytes:
+    """Return the request that ends a stream, and gives whoever streamed this unit letter."""
+    return f"{how}{unit}".encode("ascii") + EOL
 
 
 def encode_command(unit: str, text: str, *, prefix: str = "") -> bytes:

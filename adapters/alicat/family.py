@@ -50,9 +50,9 @@ class AlicatFamily:
 
     def twin(self, spec: DeviceSpec, plant: PlantPort) -> TwinDevice:
         """Make the simulator of one device; imported only where it is wanted."""
-        from adapters.alicat.twin import AlicatTwin
+        from adapters.alicat.stream import make_twin
 
-        return AlicatTwin(spec, plant)
+        return make_twin(spec, plant)
 
     def poll_cost(self, spec: DeviceSpec) -> Sequence[ExchangeCost]:
         """Return what a data frame costs; 0.7 ms beside the wire were measured on a 10v20."""

@@ -58,6 +58,10 @@ class AlicatOptions(Frozen):
     """``T`` by alicat.com, ``T 1`` by the Serial Primer (8v00 on)."""
     write_prefix: Literal["", "$$"] = ""
     """``$$`` for GP firmware, which takes no other writes."""
+    stop_stream: Literal["@@ ", "@@="] | None = None
+    """What ends a stream that somebody left on, in front of the unit letter: ``@@ `` on newer
+    firmware, ``@@=`` on older. It makes whichever unit streams this one, so only for a device that
+    is alone on its line."""
     second_look: Flag = True
     """Whether what has jumped is asked for again: lines have no check sum."""
     second_look_pct: Number = Field(default=1.0, gt=0, le=100)
@@ -123,6 +127,8 @@ class AlicatTwinOptions(Frozen):
     gas: str = "N2"
     zero_offset_pct: float = 0.0
     """What the flow shows at rest until it is tared, in percent of full scale."""
+    stream_s: float | None = Field(default=None, gt=0)
+    """How often it sends frames by itself, until that is stopped; 0.05 from the factory."""
     noise_pct: float = Field(default=0.0, ge=0)
     """Standard deviation of the flows that are shown, in percent of full scale."""
     reply_delay_s: float | tuple[float, float] = 0.0007

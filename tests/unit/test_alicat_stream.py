@@ -1,0 +1,116 @@
+"""An Alicat that somebody left streaming: told apart, and stopped where the profile says how."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from adapters.alicat import FAMILY
+from adapters.alicat.adapter import AlicatAdapter
+from adapters.alicat.stream import StreamingTwin, make_twin
+from adapters.links.link import StreamLink
+from adapters.twin.memory import TwinHandle, twin_connectors
+from capa.channels.sample import Status
+from capa.devices.adapter import DeviceAdapter
+from capa.devices.spec import DeviceSpec, LinkSpec
+from capa.errors import FrameError, LinkTimeoutError
+from tests.support.still_plant import StillPlant
+
+
+@dataclass
+class Profile:
+    links: list[LinkSpec]
+    devices: list[DeviceSpec]
+    twin: dict[str, Any] = field(default_factory=lambda: {"wire_timing": True})
+
+
+def spec(options: dict[str, Any], twin: dict[str, Any]) -> DeviceSpec:
+    return DeviceSpec(name="gas", adapter="alicat", link="bus", options=options, twin=twin)
+
+
+@asynccontextmanager
+async def rig(
+    options: dict[str, Any], twin: dict[str, Any]
+) -> AsyncIterator[tuple[DeviceAdapter, TwinHandle]]:
+    line = LinkSpec(name="bus", port="x", baud=19200)
+    profile = Profile([line], [spec(options, {"stream_s": 0.05, **twin})])
+    connectors, twins = twin_connectors(profile, {"alicat": FAMILY})
+    link = StreamLink(line, connectors["bus"])
+    async with trio.open_nursery() as nursery:
+        await nursery.start(link.run)
+        yield FAMILY.create(profile.devices[0], link), twins
+        nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(("firmware", "how"), [("10v20", "@@ "), ("7v09", "@@=")])
+async def test_a_stream_is_ended_and_the_device_is_read(
+    firmware: str, how: str, autojump_clock: MockClock
+) -> None:
+    async with rig({"stop_stream": how}, {"firmware": firmware}) as (driver, twins):
+        await trio.sleep(1.0)
+        await driver.open()
+        readings = await driver.poll()
+        assert {one.status for one in readings} == {Status.OK}
+        sent = sum(record["event"] == "tx" for record in twins.wire)
+        await trio.sleep(1.0)
+        assert sum(record["event"] == "tx" for record in twins.wire) == sent
+
+
+async def test_without_leave_nobody_is_renamed(autojump_clock: MockClock) -> None:
+    async with rig({}, {}) as (driver, twins):
+        await trio.sleep(1.0)
+        with pytest.raises((FrameError, LinkTimeoutError)):
+            await driver.open()
+        heard = [bytes.fromhex(one["hex"]) for one in twins.wire if one["event"] == "rx"]
+        assert all(line == b"A\r" for line in heard)
+
+
+async def test_a_device_that_does_not_stream_is_not_told_to_stop(
+    autojump_clock: MockClock,
+) -> None:
+    async with rig({"stop_stream": "@@ "}, {"stream_s": None}) as (driver, twins):
+        await driver.open()
+        heard = [bytes.fromhex(one["hex"]) for one in twins.wire if one["event"] == "rx"]
+        assert b"@@ A\r" not in heard
+
+
+@pytest.mark.parametrize(
+    ("firmware", "letter", "start", "stop"),
+    [("10v20", b" ", b"A@ @\r", b"@@ A\r"), ("8v17", b"@", b"A@=@\r", b"@@=A\r")],
+)
+def test_the_simulated_stream_has_the_signs_of_its_firmware(
+    firmware: str, letter: bytes, start: bytes, stop: bytes
+) -> None:
+    plant = StillPlant()
+    twin = make_twin(spec({}, {"firmware": firmware, "stream_s": 0.05}), plant)
+    assert isinstance(twin, StreamingTwin)
+
+    def said() -> list[bytes]:
+        plant.advance(0.1)
+        return [reply.data for reply in twin.unasked()]
+
+    assert [line[:1] for line in said()] == [letter]
+    assert not twin.receive(b"A\r")
+    assert not twin.receive(stop)
+    assert said() == []
+    (reply,) = twin.receive(b"A\r")
+    assert reply.data.startswith(b"A +014.62")
+    assert not twin.receive(start)
+    assert [line[:1] for line in said()] == [letter]
+
+
+async def test_a_poll_into_a_stream_says_what_it_is(autojump_clock: MockClock) -> None:
+    async with rig({}, {}) as (driver, _):
+        assert isinstance(driver, AlicatAdapter)
+        seen = []
+        for _attempt in range(20):
+            try:
+                await driver.poll()
+            except (FrameError, LinkTimeoutError) as error:
+                seen.append(str(error))
+        assert len(seen) == 20
+        assert any("streaming" in one for one in seen)
