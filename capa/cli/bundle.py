@@ -10,7 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from capa.cli.bundle_common import Json, Out, Run, Runs, or_exit, refuse
+from capa.cli.bundle_common import (
+    Json,
+    Out,
+    Run,
+    Runs,
+    complain,
+    or_exit,
+    outside_bundles,
+    refuse,
+    say,
+)
 from capa.cli.bundle_keeping import keep, prune
 
 if TYPE_CHECKING:
@@ -113,21 +123,29 @@ def verify(
 ) -> None:
     """Hash every file again and compare. Exits with 0 when all are whole, with 3 when one is not.
 
+    With 1 when all that were found are whole and one was not found.
+
     The same without capa: sha256sum -c manifest.sha256 in the bundle's folder.
     """
+    from capa.errors import BundleError
     from capa.storage.find import find_bundle, runs_folder
     from capa.storage.verify import verify_bundle
 
-    whole = True
+    code = 0
     for name in wanted:
-        path = or_exit(lambda name=name: find_bundle(name, runs_folder(runs)))  # type: ignore[misc]  # mypy can't see a lambda's default
+        try:
+            path = find_bundle(name, runs_folder(runs))
+        except (BundleError, OSError) as error:
+            complain(str(error))
+            code = code or _TROUBLE
+            continue
         problems = verify_bundle(path, allowed_signers=signers)
         broken = [problem for problem in problems if problem.blocking]
-        whole = whole and not broken
-        print(f"{path}: {'NOT WHOLE' if broken else 'whole: every file is what was sealed'}")
+        code = _NOT_WHOLE if broken else code
+        say(f"{path}: {'NOT WHOLE' if broken else 'whole: every file is what was sealed'}")
         for problem in problems:
-            print(f"  {problem}")
-    raise typer.Exit(0 if whole else _NOT_WHOLE)
+            say(f"  {problem}")
+    raise typer.Exit(code)
 
 
 @bundle.command(no_args_is_help=True)
@@ -150,7 +168,7 @@ def finalize(
 
     path = or_exit(lambda: find_bundle(run, runs_folder(runs)))
     result = trio.run(partial(finalize_in_child, path, sign_key=sign_key))
-    print(f"{path}: {result.bundle_status}{': ' if result.detail else ''}{result.detail}")
+    say(f"{path}: {result.bundle_status}{': ' if result.detail else ''}{result.detail}")
     codes = {"sealed": 0, "verification_failed": _NOT_WHOLE}
     raise typer.Exit(codes.get(result.bundle_status, _TROUBLE))
 
@@ -217,16 +235,16 @@ def export(
         refuse("say either --csv or --parquet-wide")
     opened = _opened(run, runs)
     if parquet_wide:
-        target = out or Path(f"{opened.path.resolve().name}.wide.parquet")
+        target = outside_bundles(out or Path(f"{opened.path.resolve().name}.wide.parquet"))
         rows = or_exit(lambda: write_wide_parquet(opened, target, every_s=every_s or EVERY_S))
     elif out is None:
         or_exit(lambda: write_csv(opened, sys.stdout.buffer, every_s=every_s))
         return
     else:
-        target = out
+        target = outside_bundles(out)
         with or_exit(lambda: target.open("wb")) as file:
             rows = or_exit(lambda: write_csv(opened, file, every_s=every_s))
-    print(f"{target}: {rows} rows")
+    say(f"{target}: {rows} rows")
 
 
 @bundle.command(no_args_is_help=True)
@@ -241,10 +259,11 @@ def report(
     from capa.storage.report_page import report_html
 
     opened = _opened(run, runs)
-    target = out or Path(f"{opened.path.resolve().name}.{'png' if png else 'html'}")
+    name = f"{opened.path.resolve().name}.{'png' if png else 'html'}"
+    target = outside_bundles(out or Path(name))
     data = or_exit(lambda: plots_png(opened) if png else report_html(opened).encode())
     or_exit(lambda: target.write_bytes(data))
-    print(target)
+    say(target)
 
 
 @bundle.command(no_args_is_help=True)

@@ -7,7 +7,18 @@ from typing import Annotated, NoReturn, TypeVar
 
 import typer
 
-__all__ = ["Json", "Out", "Run", "Runs", "or_exit", "refuse"]
+__all__ = [
+    "Json",
+    "Out",
+    "Run",
+    "Runs",
+    "complain",
+    "or_exit",
+    "outside_bundles",
+    "printable",
+    "refuse",
+    "say",
+]
 
 _TROUBLE = 1
 _Result = TypeVar("_Result")
@@ -35,15 +46,37 @@ def or_exit(do: Callable[[], _Result]) -> _Result:
         message = f"{error.filename or ''}: {error.strerror}"
     except ValueError as error:
         message = str(error)
-    _say(message)
+    complain(message)
     raise typer.Exit(_TROUBLE)
 
 
 def refuse(message: str) -> NoReturn:
     """End the command with a message."""
-    _say(message)
+    complain(message)
     raise typer.Exit(_TROUBLE)
 
 
-def _say(message: str) -> None:
-    typer.echo(f"capa bundle: {message}", err=True)
+def complain(message: str) -> None:
+    """Say what is wrong."""
+    for line in message.splitlines():
+        typer.echo(f"capa bundle: {printable(line)}", err=True)
+
+
+def outside_bundles(target: Path) -> Path:
+    """Return a file that is to be written, unless it lies in a bundle: that would be altered."""
+    from capa.storage.manifest import MANIFEST_FILE
+
+    for folder in target.absolute().resolve().parents:
+        if or_exit(lambda folder=folder: (folder / MANIFEST_FILE).exists()):  # type: ignore[misc]  # mypy can't see a lambda's default
+            refuse(f"{target}: lies in a bundle, which would not verify any more; say --out FILE")
+    return target
+
+
+def say(text: object) -> None:
+    """Print a line, in which names of files may stand."""
+    print(printable(str(text)))
+
+
+def printable(text: str) -> str:
+    """Return a text that can do nothing to a terminal: names and messages come from anybody."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -6,6 +6,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from capa.cli.bundle_common import printable
 from capa.errors import BundleError
 from capa.storage.catalog import RunRow
 from capa.storage.ended import left_as, outcome_of, unknown_end
@@ -66,11 +67,6 @@ def show_lines(bundle: Bundle) -> list[str]:
         *_section("Notes", _notes(bundle)),
     ]
     return [printable(line) for line in lines]
-
-
-def printable(text: str) -> str:
-    """Return a text that can do nothing to a terminal: names and messages come from anybody."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def event_line(event: RecordedEvent, *, as_json: bool = False) -> str:
@@ -235,7 +231,7 @@ def _list_cells(row: RunRow, root: Path) -> list[str]:
     took = clock(row.duration_s)
     who = (row.operator, row.method or row.procedure, shown)
     texts = (row.run_status, row.bundle_status + kept, row.safe or "-", *who)
-    return [row.run_id, _local(started), took, *(text[:_MOST_TEXT] for text in texts)]
+    return [row.folder, _local(started), took, *(text[:_MOST_TEXT] for text in texts)]
 
 
 def _at(text: str | None) -> datetime | None:

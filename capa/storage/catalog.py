@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from capa.errors import BundleError
+from capa.storage.events import storable
 from capa.storage.find import bundle_folders
 from capa.storage.manifest import MANIFEST_FILE, Manifest, read_manifest
 
@@ -146,7 +147,7 @@ def _up_to_date(connection: sqlite3.Connection, folders: list[Path]) -> list[Run
     with connection:
         connection.execute(_TABLE)
         known = dict(connection.execute("SELECT folder, stamp FROM runs").fetchall())
-        stamps = {str(folder.name): (_stamp(folder), folder) for folder in folders}
+        stamps = {storable(folder.name): (_stamp(folder), folder) for folder in folders}
         gone = [(name,) for name in known.keys() - stamps.keys()]
         connection.executemany("DELETE FROM runs WHERE folder = ?", gone)
         marks = ", ".join("?" * (len(_FIELDS) + 1))
@@ -154,7 +155,8 @@ def _up_to_date(connection: sqlite3.Connection, folders: list[Path]) -> list[Run
         for name, (stamp, folder) in stamps.items():
             if known.get(name) != stamp:
                 row = _row(folder)
-                values = [stamp, *(getattr(row, field) for field in _FIELDS)]
+                texts = (getattr(row, field) for field in _FIELDS)
+                values = [stamp, *(storable(it) if isinstance(it, str) else it for it in texts)]
                 connection.execute(
                     f"INSERT OR REPLACE INTO runs ({fields}) VALUES ({marks})",  # noqa: S608 - our own names
                     values,

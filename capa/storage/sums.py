@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from capa.storage.atomic import is_leftover
+from capa.storage.events import storable
 from capa.storage.manifest import MANIFEST_FILE
 from capa.storage.signing import SIGNATURE_FILE
 
@@ -26,31 +27,46 @@ def content_files(folder: Path) -> dict[str, Path]:
     return {
         name: path
         for name, path in _walk(folder)
-        if path.is_file() and not path.is_symlink() and not is_leftover(path.name)
+        if path.is_file()
+        and not path.is_symlink()
+        and not is_leftover(path.name)
+        and storable(name) == name
     }
 
 
 def strangers(folder: Path) -> dict[str, str]:
-    """What a bundle must not hold, by name: symlinks, sockets and the like, and why not."""
+    """What is no part of a bundle, by name: symlinks, sockets and the like, and why not."""
     found = {}
-    for name, path in _walk(folder):
+    for name, path in _walk(folder, folders=True):
         if path.is_symlink():
             found[name] = "is a symbolic link; a bundle holds its data itself"
+        elif path.is_dir():
+            if (words := _odd_folder(path)) is not None:
+                found[name] = words
         elif not path.is_file():
             found[name] = "is neither a file nor a folder"
+        elif storable(name) != name:
+            found[storable(name)] = "has a name that is no UTF-8, which a manifest can't hold"
+        elif is_leftover(path.name):
+            found[name] = "is called as what a killed writer leaves; it is no part of the bundle"
     return found
 
 
-def _walk(folder: Path) -> Iterator[tuple[str, Path]]:
+def _odd_folder(path: Path) -> str | None:
+    try:
+        return None if any(path.iterdir()) else "is an empty folder"
+    except OSError as error:
+        return f"is a folder that can't be read: {error.strerror}"
+
+
+def _walk(folder: Path, *, folders: bool = False) -> Iterator[tuple[str, Path]]:
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if (path.is_dir() and not path.is_symlink()) or name in {
-            MANIFEST_FILE,
-            SUMS_FILE,
-            SIGNATURE_FILE,
-        }:
-            continue
-        yield name, path
+        if path.is_dir() and not path.is_symlink():
+            if folders:
+                yield name, path
+        elif name not in {MANIFEST_FILE, SUMS_FILE, SIGNATURE_FILE}:
+            yield name, path
 
 
 def sha256_of(path: Path) -> str:

@@ -1,0 +1,112 @@
+"""Strangers in a bundle and among the runs, names that no terminal should see, files put amiss."""
+
+import os
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from capa.cli.main import app
+from capa.storage.catalog import catalogued
+from capa.storage.seal import finalize_bundle
+from capa.storage.verify import verify_bundle
+from tests.support.bundles import read_json, sha256sum_check, unsealed_bundle
+
+BYTES = os.fsdecode(b"\xff\xfe")
+"""A name that is no UTF-8."""
+
+
+def put_strangers(path: Path) -> None:
+    (path / BYTES).write_text("x")
+    (path / "link").symlink_to("/etc/hostname")
+    (path / "folder").symlink_to("/etc")
+    (path / "empty").mkdir()
+    (path / "env" / ".x.capa-tmp").write_text("x")
+    os.mkfifo(path / "pipe")
+
+
+STRANGERS = {"\\udcff\\udcfe", "link", "folder", "empty", "env/.x.capa-tmp", "pipe"}
+
+
+def said(*arguments: str, code: int = 0) -> str:
+    result = CliRunner().invoke(app, ["bundle", *arguments])
+    assert result.exit_code == code, result.output
+    result.output.encode()  # what a terminal of UTF-8 takes
+    return result.output
+
+
+def test_each_stranger_is_named_and_left_out_and_does_not_keep_the_bundle_from_its_seal(
+    tmp_path: Path,
+) -> None:
+    path = unsealed_bundle(tmp_path)
+    put_strangers(path)
+    result = finalize_bundle(path)
+    assert result.sealed, result.detail
+    notes = read_json(path)["finalize_notes"]
+    assert {note.split(" ")[0] for note in notes} >= STRANGERS
+    assert sha256sum_check(path).returncode == 0
+    assert not any(problem.blocking for problem in verify_bundle(path))
+
+
+def test_strangers_that_came_later_are_named_too(tmp_path: Path) -> None:
+    path = unsealed_bundle(tmp_path)
+    assert finalize_bundle(path).sealed
+    put_strangers(path)
+    (path / "later").write_text("x")
+    named = {problem.file: problem.blocking for problem in verify_bundle(path)}
+    assert named == {str(path / name): name == "later" for name in (*STRANGERS, "later")}
+
+
+def test_names_do_nothing_to_a_terminal_and_end_no_command(tmp_path: Path) -> None:
+    path = unsealed_bundle(tmp_path)
+    assert finalize_bundle(path).sealed
+    (path / "a\x1b[31mb\nc").write_text("x")
+    (path / BYTES).write_text("x")
+    for words in (
+        said("verify", str(path), code=3),
+        said("finalize", str(path), code=3),
+        said("verify", str(path / BYTES), code=1),
+    ):
+        assert "\x1b" not in words
+    assert "a\\x1b[31mb\\nc: is not in the manifest" in said("verify", str(path), code=3)
+
+
+def test_a_folder_with_any_name_does_not_keep_the_others_from_being_listed(tmp_path: Path) -> None:
+    path = unsealed_bundle(tmp_path)
+    assert finalize_bundle(path).sealed
+    odd = tmp_path / BYTES
+    odd.mkdir()
+    (odd / "manifest.json").write_bytes((path / "manifest.json").read_bytes())
+    assert [row.folder for row in catalogued(tmp_path)] == [path.name, "\\udcff\\udcfe"]
+    assert path.name in said("list", "--runs", str(tmp_path))
+    assert "2" in said("query", "SELECT count(*) AS n FROM runs", "--runs", str(tmp_path))
+    said("prune", "--max-age-days", "1", "--dry-run", "--runs", str(tmp_path))
+
+
+def test_verify_looks_at_all_that_there_are_though_one_is_not_there(tmp_path: Path) -> None:
+    path = unsealed_bundle(tmp_path)
+    assert finalize_bundle(path).sealed
+    told = said("verify", "20990101", path.name, "--runs", str(tmp_path), code=1)
+    assert "no run is called 20990101" in told
+    assert f"{path.name}: whole" in told
+    (path / "later").write_text("x")
+    said("verify", path.name, "20990101", "--runs", str(tmp_path), code=3)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("report", "."),
+        ("export", ".", "--parquet-wide"),
+        ("export", ".", "--csv", "--out", "env/x.csv"),
+        ("report", ".", "--out", "scalars.parquet"),
+    ],
+)
+def test_nothing_is_written_into_a_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    path = unsealed_bundle(tmp_path)
+    assert finalize_bundle(path).sealed
+    monkeypatch.chdir(path)
+    assert "would not verify any more" in said(*words, code=1)
+    assert verify_bundle(path) == []
