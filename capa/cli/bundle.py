@@ -281,7 +281,7 @@ def query(
     from capa.storage.find import runs_folder
     from capa.storage.views import ask
 
-    columns, rows = or_exit(lambda: ask(runs_folder(runs), sql))
+    columns, rows = or_exit(lambda: ask(runs_folder(runs), sql, tell=complain))
     if as_json:
         for row in rows:
             print(json.dumps(dict(zip(columns, row, strict=True)), default=str))

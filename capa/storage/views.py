@@ -5,12 +5,13 @@ columns of ``events``), ``runs`` (one row a run, as ``capa bundle list --json`` 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from capa.errors import BundleError
 from capa.storage.catalog import RunRow, catalogued
@@ -40,8 +41,10 @@ _SCALARS = (
 )
 
 
-def ask(runs_root: Path, sql: str) -> Answer:
+def ask(runs_root: Path, sql: str, *, tell: Callable[[str], object] = lambda _: None) -> Answer:
     """Answer a query over every bundle of a folder.
+
+    ``tell`` hears of each bundle whose samples can't be read, and so are left out.
 
     Raises:
         BundleError: DuckDB is not installed, the query is wrong, or the folder can't be read.
@@ -55,7 +58,7 @@ def ask(runs_root: Path, sql: str) -> Answer:
     runs = catalogued(runs_root)
     try:
         with duckdb.connect(":memory:") as connection:
-            _make_views(connection, runs_root, runs, sql)
+            _make_views(connection, runs_root, runs, sql, tell)
             found = connection.sql(sql)
             if found is None:
                 raise BundleError("the query returns nothing; ask for rows with SELECT")
@@ -68,8 +71,14 @@ def ask(runs_root: Path, sql: str) -> Answer:
 
 
 def _make_views(
-    connection: "DuckDBPyConnection", runs_root: Path, runs: Sequence[RunRow], sql: str
+    connection: "DuckDBPyConnection",
+    runs_root: Path,
+    runs: Sequence[RunRow],
+    sql: str,
+    tell: Callable[[str], object],
 ) -> None:
+    import duckdb
+
     connection.execute("SET TimeZone = 'UTC'")
     connection.register("_runs", _runs_table(runs))
     connection.execute(
@@ -78,14 +87,30 @@ def _make_views(
     )
     files = [runs_root / run.folder / SCALARS_FILE for run in runs]
     files = [file.absolute() for file in files if file.exists()]
+    try:
+        _view_scalars(connection, files)
+    except duckdb.Error:  # one that can't be read is no reason to know nothing of the others
+        _view_scalars(connection, [file for file in files if _is_readable(file, tell)])
+    if re.search(r"\bevents\b", sql, re.IGNORECASE):  # they are read; skip it where not asked
+        connection.register("events", _events_table(runs_root, runs))
+
+
+def _view_scalars(connection: "DuckDBPyConnection", files: Sequence[Path]) -> None:
     if files:
         named = ", ".join("'" + str(file).replace("'", "''") + "'" for file in files)
         connection.execute(_SCALARS + f"[{named}], filename = true, union_by_name = true)")
     else:
         empty = COLUMNS.empty_table().add_column(0, "run_id", [pa.array([], pa.string())])
         connection.register("scalars", empty)
-    if re.search(r"\bevents\b", sql, re.IGNORECASE):  # they are read; skip it where not asked
-        connection.register("events", _events_table(runs_root, runs))
+
+
+def _is_readable(file: Path, tell: Callable[[str], object]) -> bool:
+    try:
+        pq.read_schema(file)
+    except (OSError, pa.ArrowException) as error:
+        tell(f"{file}: can't be read, and is left out: {error}; see capa bundle verify")
+        return False
+    return True
 
 
 def _runs_table(runs: Sequence[RunRow]) -> pa.Table:

@@ -1,6 +1,7 @@
 """Strangers in a bundle and among the runs, names that no terminal should see, files put amiss."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -110,3 +111,17 @@ def test_nothing_is_written_into_a_bundle(
     monkeypatch.chdir(path)
     assert "would not verify any more" in said(*words, code=1)
     assert verify_bundle(path) == []
+
+
+@pytest.mark.parametrize("damage", [b"", b"PAR1 and no more PAR1", b"x" * 10_000])
+def test_samples_that_cannot_be_read_are_told_and_do_not_spoil_a_query(
+    tmp_path: Path, damage: bytes
+) -> None:
+    path = unsealed_bundle(tmp_path)
+    assert finalize_bundle(path).sealed
+    other = tmp_path / "20261120-131500-0002"
+    shutil.copytree(path, other)
+    (other / "scalars.parquet").write_bytes(damage)
+    told = said("query", "SELECT count(*) AS n FROM scalars", "--runs", str(tmp_path))
+    assert f"{other / 'scalars.parquet'}: can't be read, and is left out" in told
+    assert told.endswith("n\n0\n")
