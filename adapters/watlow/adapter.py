@@ -99,6 +99,8 @@ class WatlowAdapter(BaseAdapter):
                 f"{self.name}: register {COMMS_UNITS} cannot be read ({comms}), so its wire is in "
                 f'degF, but the profile says wire_unit = "{self._options.wire_unit}"'
             )
+        for extra in self._extras:
+            await self._read(extra.query)  # what is not there is named now, and not in each poll
         return self._identity((await self._ask(self._talk.read_identity, Priority.POLL)).value)
 
     def _check_mode(self, mode: int) -> None:

@@ -40,7 +40,7 @@ from capa.devices.twin import PlantPort, TwinReply
 
 __all__ = ["WatlowTwin"]
 
-_FILTERED_PV = 402
+_AMBIENT, _FILTERED_PV = 366, 402
 _BAND, _INTEGRAL, _DERIVATIVE = 1890, 1894, 1896
 _OUTPUT_POWER = 1908
 _MANUAL_POWER, _LOWEST, _HIGHEST = 2162, 2164, 2166
@@ -72,6 +72,7 @@ class WatlowTwin:
             seed=spec.name if self._options.seed is None else self._options.seed,
         )
         self._ear = Ear(profile.framing)
+        self._quantity = f"{self._options.plant}.pv_degC"
         self._port = PORT_OFFSET if profile.port == 2 else 0
         self._wire_unit = self._options.unit_for(profile)
         order = self._options.word_order or profile.word_order
@@ -95,6 +96,7 @@ class WatlowTwin:
         self._frozen_degC: float | None = None
         self._refuses: int | None = None
         self._broken = False
+        self._miswired = ""
         self._started_at_s = plant.now_s()
         plant.on_tick(self._tick)
 
@@ -155,7 +157,8 @@ class WatlowTwin:
         """Enter or leave a fault; beyond the contract's there is ``power_cycle``.
 
         ``value`` is the exception's code for ``exception`` and the code of register 362 for
-        ``sensor_break``.
+        ``sensor_break``. A thermocouple that is shorted (``tc_short``) or connected the wrong way
+        round (``tc_reversed``) is no input error: the controller believes it.
         """
         match kind:
             case "exception":
@@ -167,6 +170,8 @@ class WatlowTwin:
                 self._break_sensor(active, InputError.OPEN if value is None else int(value))
             case "power_cycle":
                 self._power_cycle()
+            case "tc_short" | "tc_reversed":
+                self._miswired = kind if active else ""
             case _:
                 return False
         return True
@@ -177,7 +182,7 @@ class WatlowTwin:
         request = asked.request
         if request.unit != self._unit or not self._options.speaks_modbus:
             return None
-        self._plant.get(f"{self._options.plant}.pv_degC")  # bring plant and loop to the present
+        self._plant.get(self._quantity)  # bring plant and loop to the present
         if self._refuses is not None:
             refusal = Refusal(request.function, self._refuses)
             return TwinReply(asked.answer(refusal), self._delay.next_s())
@@ -279,7 +284,14 @@ class WatlowTwin:
     def _pv_degC(self) -> float:
         if self._frozen_degC is not None:
             return self._frozen_degC
-        return self._plant.get(f"{self._options.plant}.pv_degC")
+        pv_degC, ambient_degC = self._plant.get(self._quantity), self._values[_AMBIENT]
+        match self._miswired:
+            case "tc_short":
+                return ambient_degC
+            case "tc_reversed":
+                return 2.0 * ambient_degC - pv_degC
+            case _:
+                return pv_degC
 
     def _break_sensor(self, active: bool, code: int) -> None:
         """Hold the last good value and say why; the power then follows register 2184."""

@@ -14,6 +14,7 @@ from capa.channels.sample import Status
 from capa.devices.adapter import Reading
 from capa.devices.link import Priority
 from capa.devices.spec import DeviceSpec
+from capa.errors import DeviceError
 from tests.support.direct_link import DirectLink
 from tests.support.still_plant import StillPlant
 
@@ -172,3 +173,39 @@ async def test_the_second_port_has_registers_of_its_own(
     bench.write(2514, NO)
     assert (await bench.readings())["save"].value == 0.0
     assert bench.register(2494) == YES
+
+
+@pytest.mark.parametrize(("fault", "shown"), [("tc_short", 25.0), ("tc_reversed", -250.0)])
+async def test_a_thermocouple_that_is_miswired_is_believed(
+    fault: str, shown: float, autojump_clock: MockClock
+) -> None:
+    bench = Bench({366: 25.0})
+    bench.plant.quantities["furnace.pv_degC"] = 300.0
+    bench.twin.fault(fault, active=True)
+    pv = (await bench.readings())["pv"]
+    assert pv.value == pytest.approx(shown, abs=0.01)
+    assert pv.status is Status.OK
+    bench.twin.fault(fault, active=False)
+    assert (await bench.readings())["pv"].value == pytest.approx(300.0, abs=0.01)
+
+
+@pytest.mark.parametrize(("fault", "code"), [("tc_short", 1274), ("tc_reversed", 1275)])
+def test_open_loop_detection_finds_a_miswired_thermocouple(fault: str, code: int) -> None:
+    bench = Bench({1922: YES, 1924: 60.0, 1926: 5.0, 2160: 300.0})
+    bench.twin.fault(fault, active=True)
+    for seconds in range(70):
+        bench.plant.quantities["furnace.pv_degC"] = 25.0 + 0.2 * seconds
+        bench.plant.advance(1.0)
+    assert bench.register(1928) == code
+
+
+async def test_a_group_that_the_controller_does_not_have_is_named_when_it_is_opened(
+    autojump_clock: MockClock,
+) -> None:
+    twin = {"max_read": 18}
+    spec = DeviceSpec(
+        name="heater", adapter="watlow", link="bus", options={"also_read": ["loop"]}, twin=twin
+    )
+    driver = WatlowAdapter(spec, DirectLink([WatlowTwin(spec, StillPlant())]))
+    with pytest.raises(DeviceError, match="1910"):
+        await driver.open()
