@@ -18,6 +18,7 @@ from adapters.alicat.codec import (
     encode_stop,
 )
 from adapters.alicat.fields import fields_of, readings_of
+from adapters.alicat.maker import Maker, MakerReply, encode_maker_request
 from adapters.alicat.options import AlicatOptions, unit_of
 from adapters.alicat.preflight import AlicatSettings
 from adapters.alicat.table import TableReply, encode_table_request
@@ -81,7 +82,20 @@ class AlicatAdapter(BaseAdapter):
                 f'{self.name}: the device is set to gas {frame.gas}, the profile says "{wanted}"; '
                 "its flow readings depend on it, so change one of them"
             )
-        return Identity(self.family, model=f"unit {self._unit}, gas {frame.gas}")
+        shown = f"unit {self._unit}, gas {frame.gas}"
+        if not self._options.identify:
+            return Identity(self.family, model=shown)
+        maker = await self._maker()
+        model = f"{maker.model}, {shown}" if maker.model else shown
+        return Identity(self.family, model, maker.serial, maker.software)
+
+    async def _maker(self) -> Maker:
+        """Ask who made it; a firmware with fewer rows has said what it knows by the deadline."""
+        reply = MakerReply(self._unit)
+        request = encode_maker_request(self._unit)
+        with suppress(LinkTimeoutError):
+            await self._link.exchange(request, reply.feed, priority=Priority.POLL)
+        return reply.found
 
     async def _end_stream(self, how: Literal["@@ ", "@@="]) -> None:
         """End a stream that somebody left on; a device that answers a poll has none."""

@@ -35,6 +35,8 @@ class AlicatOptions(Frozen):
     """The data frame's numbers in order: a totalizer adds ``total``, a meter lacks ``setpoint``."""
     check_columns: Flag = False
     """Whether ``open`` has the device declare its columns (``??D*``) and compares them."""
+    identify: Flag = False
+    """Whether ``open`` asks for model, serial number and software (``??M*``), ten lines."""
     setpoint_command: Literal["S", "LS"] = "S"
     """``LS`` for firmware from 9v00 on; before 8v it locks the display."""
     setpoint_decimals: int = Field(default=2, ge=0, le=4)
