@@ -135,7 +135,7 @@ def verify(
     for name in wanted:
         try:
             path = find_bundle(name, runs_folder(runs))
-        except (BundleError, OSError) as error:
+        except BundleError as error:
             complain(str(error))
             code = code or _TROUBLE
             continue

@@ -42,7 +42,15 @@ def bundle_folders(runs_root: Path) -> list[Path]:
             f" --runs DIR or CAPA_RUNS"
         ) from error
     shown = [folder for folder in folders if not folder.name.startswith(".")]
-    return [folder for folder in shown if (folder / MANIFEST_FILE).exists()]
+    return [folder for folder in shown if _is_bundle(folder)]
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether it is one, or may be one: what may not be looked into is said where it is read."""
+    try:
+        return (folder / MANIFEST_FILE).exists()
+    except OSError as error:  # else the name is too long for a file
+        return isinstance(error, PermissionError)
 
 
 def find_bundle(text: str, runs_root: Path) -> Path:
@@ -52,7 +60,7 @@ def find_bundle(text: str, runs_root: Path) -> Path:
         BundleError: there is none, or more than one.
     """
     path = Path(text)
-    if (path / MANIFEST_FILE).exists():
+    if _is_bundle(path):
         return path
     if len(path.parts) > 1:
         raise BundleError(f"{path}: no bundle: there is no {MANIFEST_FILE} in it")

@@ -86,7 +86,7 @@ def _make_views(
         " CAST(ended_utc AS TIMESTAMPTZ) AS ended_utc) FROM _runs"
     )
     files = [runs_root / run.folder / SCALARS_FILE for run in runs]
-    files = [file.absolute() for file in files if file.exists()]
+    files = [file.absolute() for file in files if _is_there(file, tell)]
     try:
         _view_scalars(connection, files)
     except duckdb.Error:  # one that can't be read is no reason to know nothing of the others
@@ -102,6 +102,14 @@ def _view_scalars(connection: "DuckDBPyConnection", files: Sequence[Path]) -> No
     else:
         empty = COLUMNS.empty_table().add_column(0, "run_id", [pa.array([], pa.string())])
         connection.register("scalars", empty)
+
+
+def _is_there(file: Path, tell: Callable[[str], object]) -> bool:
+    try:
+        return file.exists()
+    except OSError as error:
+        tell(f"{file}: can't be read, and is left out: {error.strerror}")
+        return False
 
 
 def _is_readable(file: Path, tell: Callable[[str], object]) -> bool:

@@ -1,8 +1,12 @@
 """Strangers in a bundle and among the runs, names that no terminal should see, files put amiss."""
 
+import errno
+import io
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner
@@ -125,3 +129,38 @@ def test_samples_that_cannot_be_read_are_told_and_do_not_spoil_a_query(
     told = said("query", "SELECT count(*) AS n FROM scalars", "--runs", str(tmp_path))
     assert f"{other / 'scalars.parquet'}: can't be read, and is left out" in told
     assert told.endswith("n\n0\n")
+
+
+def test_a_folder_that_may_not_be_looked_into_does_not_hide_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = unsealed_bundle(tmp_path)
+    assert finalize_bundle(path).sealed
+    locked = tmp_path / "20261120-131500-0000"
+    shutil.copytree(path, locked)
+    forbid(monkeypatch, locked)
+    runs = ("--runs", str(tmp_path))
+    assert [row.run_status for row in catalogued(tmp_path)] == ["unreadable", "completed"]
+    assert "COMPLETED" in said("show", "last", *runs)
+    assert "2" in said("query", "SELECT count(*) AS n FROM runs", *runs)
+    assert f"{locked}: NOT WHOLE" in said("verify", str(locked), path.name, *runs, code=3)
+    told = said("prune", "--min-free-gb", "1e9", "--min-runs", "1", "--dry-run", *runs, code=1)
+    assert f"{locked.name} COULD NOT BE REMOVED" in told
+    assert "no run is called" in said("show", "x" * 300, *runs, code=1)
+
+
+def forbid(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    """Root may look anywhere: have the system refuse, as it does a user."""
+
+    def refusing(call: Callable[..., Any]) -> Callable[..., Any]:
+        def maybe(path: object, *arguments: object, **options: object) -> object:
+            text = os.fspath(path) if isinstance(path, str | os.PathLike) else ""
+            if text.startswith(f"{folder}/") or (call is real_open and text == str(folder)):
+                raise PermissionError(errno.EACCES, "Permission denied", text)
+            return call(path, *arguments, **options)
+
+        return maybe
+
+    real_open = os.open
+    for module, name in ((os, "stat"), (os, "open"), (io, "open")):
+        monkeypatch.setattr(module, name, refusing(getattr(module, name)))
