@@ -12,6 +12,7 @@ from adapters.modbus.codec import (
     Refusal,
 )
 from adapters.watlow.alarms import ALARM_BASES, DEVIATION, SETPOINT_OFFSETS, Alarm
+from adapters.watlow.autotune import AutoTune, Tuned
 from adapters.watlow.codec import (
     ACTIVE_MODE,
     COMMS_UNITS,
@@ -48,12 +49,13 @@ _ACTIVE_SETPOINT, _RAMP_SETPOINT, _RAMP_TARGET = 2172, 2190, 2198
 _INPUT_ERROR_POWER, _RAMP_ACTION, _RAMP_SCALE, _RAMP_RATE = 2184, 2186, 2188, 2192
 _TICKS = 5020
 _DETECTS, _DETECT_S, _DETECT_BY, _LOOP_ERROR, _CLEAR_LOOP = 1922, 1924, 1926, 1928, 1930
+_TUNE_SHARE, _TUNE_REQUEST, _TUNE_STATUS = 1918, 1920, 1932
 _ALARM_SETPOINTS = {base + at: base + 28 for base in ALARM_BASES for at in SETPOINT_OFFSETS}
 """Set points of alarms, with the register that says whether they are deviations."""
 _ALARM_SHOWS = {base + at for base in ALARM_BASES for at in (16, 18, 20, 22)}
 _CLEAR = 129
 
-_YES, _OFF, _RAMP_ON_CHANGE, _RAMP_BOTH, _HOURS = 106, 62, 85, 13, 39
+_YES, _NO, _OFF, _RAMP_ON_CHANGE, _RAMP_BOTH, _HOURS = 106, 59, 62, 85, 13, 39
 _KEEP_POWER = {14, 33}
 _WRITE_ONLY_READS = 255.0
 
@@ -90,6 +92,7 @@ class WatlowTwin:
         )
         self._loop = HeatLoop()
         self._watch = OpenLoopWatch(code=int(self._values[_LOOP_ERROR]))
+        self._tune = AutoTune()
         self._alarms = [Alarm(base) for base in ALARM_BASES]
         for alarm in self._alarms:
             alarm.start(self._values)
@@ -204,6 +207,8 @@ class WatlowTwin:
             return self._pv_degC()
         if address == _LOOP_ERROR:
             return self._watch.code
+        if address == _TUNE_STATUS:
+            return self._tune.status
         if address == _TICKS:
             return (self._plant.now_s() - self._started_at_s) * 1000 % 2**32
         if address in _ALARM_SHOWS:
@@ -273,6 +278,9 @@ class WatlowTwin:
             self._wire_unit = Units(int(self._values[address]))
         if address == CONTROL_MODE:
             self._loop.forget()
+            self._end_tune()
+        if address == _TUNE_REQUEST:
+            self._request_tune()
         if address == SETPOINT:
             for alarm in self._alarms:
                 alarm.setpoint_written(self._values)
@@ -297,6 +305,7 @@ class WatlowTwin:
         """Hold the last good value and say why; the power then follows register 2184."""
         self._frozen_degC = self._pv_degC() if active else None
         self._broken = active
+        self._end_tune()
         self._values[INPUT_ERROR] = code if active else InputError.NONE
         self._values[ACTIVE_MODE] = ControlMode.MANUAL if active else self._values[CONTROL_MODE]
 
@@ -326,10 +335,40 @@ class WatlowTwin:
             return max(0.0, values[_MANUAL_POWER])
         if self._broken:
             return self._power_without_input()
+        if self._tune.runs:
+            return self._tuning_pct(dt_s)
         self._loop.band_degC = max(values[_BAND], 1e-3)
         self._loop.integral_s = values[_INTEGRAL]
         self._loop.derivative_s = values[_DERIVATIVE]
         return self._loop.power_pct(values[_ACTIVE_SETPOINT], self._pv_degC(), dt_s)
+
+    def _request_tune(self) -> None:
+        values = self._values
+        controls = values[CONTROL_MODE] == ControlMode.AUTO and not self._broken
+        if values[_TUNE_REQUEST] == _YES and controls:
+            self._tune.start(values[SETPOINT], values[_TUNE_SHARE])
+        else:
+            self._end_tune()
+
+    def _end_tune(self) -> None:
+        self._tune.stop()
+        self._values[_TUNE_REQUEST] = _NO
+
+    def _tuning_pct(self, dt_s: float) -> float:
+        """Return the power that a tune gives; keep what it found once it is done."""
+        power_pct, tuned = self._tune.step(self._pv_degC(), dt_s)
+        if not self._tune.runs:
+            self._end_tune()
+            self._loop.forget()
+        if tuned is not None:
+            self._keep(tuned)
+        return power_pct
+
+    def _keep(self, tuned: Tuned) -> None:
+        values = self._values
+        values[_BAND], values[_INTEGRAL], values[_DERIVATIVE] = tuned
+        if values[NV_SAVE + self._port] == _YES:
+            self._memory.changed()
 
     def _power_without_input(self) -> float:
         choice = int(self._values[_INPUT_ERROR_POWER])
@@ -358,6 +397,7 @@ class WatlowTwin:
         self._started_at_s = self._plant.now_s()
         self._loop.forget()
         self._watch.clear()
+        self._end_tune()
         for alarm in self._alarms:
             alarm.start(self._values)
         self._ear.reset()
