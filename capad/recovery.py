@@ -1,5 +1,6 @@
 """After a start: what the last daemon left behind, put where it belongs. Nothing is run again."""
 
+import errno
 from collections.abc import Iterator
 from datetime import datetime
 from pathlib import Path
@@ -50,7 +51,7 @@ async def recover(
         log.warning("runs.leftover", message=words)
     for path in await trio.to_thread.run_sync(lambda: list(_unfinished(runs_root))):
         if guard is not None:
-            await trio.to_thread.run_sync(_lay_in, path, guard)
+            await _lay_in(path, guard, log)
         await _seal(path, log, sign_key)
     jobs = await trio.to_thread.run_sync(lambda: list(folders.jobs(JobState.ACTIVE)))
     reports = []
@@ -82,11 +83,21 @@ def _bundles(runs_root: Path) -> list[Path]:
     return sorted(path for path in found if not path.name.startswith("."))
 
 
-def _lay_in(path: Path, guard: GuardReport) -> None:
-    """Put the guardian's record beside the run that it made safe, unless that run came later."""
-    began = _began(path)
-    if began is not None and began <= guard.started_utc:
-        write_atomically(path / GUARD_FILE, guard.text)
+async def _lay_in(path: Path, guard: GuardReport, log: FilteringBoundLogger) -> None:
+    """Put the guardian's record beside the run that it made safe, unless that run came later.
+
+    A folder that belongs to somebody else (of ``capa run``, by another user) stops nothing.
+    """
+    began = await trio.to_thread.run_sync(_began, path)
+    if began is None or began > guard.started_utc:
+        return
+    try:
+        await trio.to_thread.run_sync(write_atomically, path / GUARD_FILE, guard.text)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        message = f"{path}: the guardian's verdicts can't be put into it: {error.strerror}"
+        log.error("bundle.not_written", bundle=str(path), message=message)  # noqa: TRY400 - no bug
 
 
 def _began(path: Path) -> datetime | None:

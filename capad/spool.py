@@ -1,6 +1,7 @@
 """The spool as it lives: watching, claiming, checking, queueing, and what stands in its way."""
 
 import errno
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -395,6 +396,10 @@ class Spool:
             errno.EPERM: "the daemon lacks the permission",
             errno.EXDEV: "the spool's folders must lie on one file system",
         }.get(error.errno or 0, error.strerror or str(error))
+        if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(
+            self._folders.root
+        ):
+            why = f"{shown_name(os.fsdecode(error.filename))}: {why}"
         message = f"spool {self._folders.root}: {what}: {why}; tried again until it is mended"
         if message != self.trouble:
             self._log.error("spool.trouble", message=message)

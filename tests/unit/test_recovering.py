@@ -1,5 +1,6 @@
 """What a start finds in the runs folder: bundles half made, half sealed, half removed."""
 
+import errno
 import os
 import tempfile
 from datetime import UTC, datetime
@@ -13,6 +14,8 @@ from capa.storage.manifest import read_manifest
 from capa.storage.removal import remove_bundle, removed_runs
 from capa.storage.seal import finalize_bundle
 from capa.storage.verify import verify_bundle
+from capad import recovery
+from capad.guarding import GuardReport
 from capad.jobs import JobState
 from capad.recovery import recover
 from capad.spool_folders import SpoolFolders
@@ -20,12 +23,12 @@ from tests.support.bundles import sha256sum_check, unsealed_bundle
 from tests.support.sealed import sealed_at
 
 
-async def started(tmp_path: Path) -> None:
+async def started(tmp_path: Path, guard: GuardReport | None = None) -> None:
     """Do what a daemon does at its start, as far as bundles are concerned."""
     folders = SpoolFolders(tmp_path / "spool", max_bytes=1000)
     folders.prepare()
     log = structlog.get_logger()
-    assert await recover(folders, tmp_path / "runs", guard=None, log=log) == []
+    assert await recover(folders, tmp_path / "runs", guard=guard, log=log) == []
 
 
 async def test_a_bundle_whose_seal_lacks_its_last_file_gets_it(tmp_path: Path) -> None:
@@ -67,6 +70,25 @@ async def test_a_removal_goes_on_and_what_was_never_begun_goes(
     await started(tmp_path)
     assert [entry.name for entry in (tmp_path / "runs").iterdir()] == ["removed.jsonl"]
     assert len(removed_runs(tmp_path / "runs")) == 1
+
+
+@pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
+async def test_a_bundle_of_somebody_else_does_not_keep_the_queue_from_starting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """Of a foreground run of another user that was killed."""
+    path = await trio.to_thread.run_sync(unsealed_bundle, tmp_path / "runs")
+
+    def refused(path: Path, _data: bytes) -> None:
+        raise OSError(code, os.strerror(code), str(path))
+
+    monkeypatch.setattr(recovery, "write_atomically", refused)
+    guard = GuardReport(datetime(2027, 1, 1, tzinfo=UTC), 0, {"verdicts": {}}, b"{}")
+    with structlog.testing.capture_logs() as logs:
+        await started(tmp_path, guard)
+    told = [entry for entry in logs if entry["event"] == "bundle.not_written"]
+    assert [entry["bundle"] for entry in told] == [str(path)]
+    assert read_manifest(path).bundle_status == "sealed"
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root, to be somebody else")
