@@ -7,12 +7,14 @@ from functools import partial
 from adapters.modbus.bank import Parameter, RegisterBank, ValueRefusedError
 from adapters.modbus.codec import (
     Asked,
+    BadRequest,
     Ear,
     ExcCodes,
     Refusal,
 )
 from adapters.watlow.alarms import ALARM_BASES, DEVIATION, SETPOINT_OFFSETS, Alarm
 from adapters.watlow.autotune import AutoTune, Tuned
+from adapters.watlow.block import PointerBlock
 from adapters.watlow.codec import (
     ACTIVE_MODE,
     COMMS_UNITS,
@@ -90,6 +92,7 @@ class WatlowTwin:
                 max_read=self._options.max_read,
             )
         )
+        self._block = PointerBlock(self._bank.answer)
         self._loop = HeatLoop()
         self._watch = OpenLoopWatch(code=int(self._values[_LOOP_ERROR]))
         self._tune = AutoTune()
@@ -189,7 +192,10 @@ class WatlowTwin:
         if self._refuses is not None:
             refusal = Refusal(request.function, self._refuses)
             return TwinReply(asked.answer(refusal), self._delay.next_s())
-        return TwinReply(asked.answer(self._bank.answer(request)), self._delay.next_s())
+        reply = None if isinstance(request, BadRequest) else self._block.answer(request)
+        if reply is None:
+            reply = self._bank.answer(request)
+        return TwinReply(asked.answer(reply), self._delay.next_s())
 
     def _get(self, row: Row) -> float:
         if row.access == "w":
