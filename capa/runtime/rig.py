@@ -30,7 +30,7 @@ from capa.devices.adapter import (
 from capa.devices.link import Connector, Priority, unanswered_s
 from capa.devices.registry import LinkClass, RunnableLink
 from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.errors import CapaError, DeviceError, LinkClosedError, LinkError
+from capa.errors import CapaError, DeviceError, LinkClosedError, LinkError, LinkTimeoutError
 from capa.runtime.databus import DataBus
 from capa.runtime.device_settings import RigSettings
 
@@ -42,6 +42,9 @@ DOWN_POLL_S = 1.0
 MUTE_SHARE = 0.15
 """Of a line's time, for all its silent devices together, while others on it answer: each question
 costs those a reply time-out and the wait for a late reply. What is promised is a fifth."""
+FIRST_SHARE = 0.5
+"""The same from the first unanswered question on, when it may yet have been a lost reply: values
+of those that answer are not to grow stale meanwhile."""
 SETTLE_TRIES = 3
 """How often, in a row, a device is asked for what it is to be kept at before it is left alone."""
 HEARTBEAT_S = 1.0
@@ -69,6 +72,8 @@ class _Unit:
     link_up: trio.Event = field(default_factory=trio.Event)
     question_s: float = 0.0
     """What an unanswered question costs its line."""
+    unanswered: int = 0
+    """How many questions in a row cost that."""
     unsettled: int = 0
     """How often its enforced settings may still be asked for; none once they are as they must."""
 
@@ -219,21 +224,27 @@ class Rig:
                     await unit.link_up.wait()
             unit.last_turn_s = trio.current_time()
             await self._turn(unit)
+            step_s = max(period_s, self._patience_s(unit))
             due_s = _next_due(due_s, step_s, trio.current_time())
             if unit.link.is_up:
                 await _sleep_until(unit, due_s)
 
     def _patience_s(self, unit: _Unit) -> float:
         """How long a device is left alone, being silent; 0 for one that is not."""
-        if not unit.is_silent:
+        if not unit.is_silent and not unit.unanswered:
             return 0.0
         others = [u for u in self._units.values() if u.spec.link == unit.spec.link]
         if all(other.is_silent for other in others):
             return DOWN_POLL_S
+        mute = sum(other.unanswered > 0 for other in others)
+        fair_s = mute * unit.question_s / FIRST_SHARE
+        if not unit.is_silent:
+            return fair_s if mute < len(others) else 0.0
         silent = sum(other.is_silent for other in others)
         # Soon again at first: what made three questions fail may have been one burst of noise.
-        soon_s = DOWN_POLL_S * 2.0 ** min(unit.health.consecutive_failures - FAILURES_TO_DOWN, 10)
-        return max(DOWN_POLL_S, min(soon_s, silent * unit.question_s / MUTE_SHARE))
+        first_s = max(DOWN_POLL_S, fair_s)
+        soon_s = first_s * 2.0 ** min(unit.health.consecutive_failures - FAILURES_TO_DOWN, 10)
+        return max(first_s, min(soon_s, silent * unit.question_s / MUTE_SHARE))
 
     async def _turn(self, unit: _Unit) -> None:
         """Open the device if need be, read it once, publish what came or that nothing came."""
@@ -289,6 +300,7 @@ class Rig:
         health = unit.health
         health.polls += 1
         health.last_ok_at_s = trio.current_time()
+        unit.unanswered = 0
         if health.state is not Health.OK:
             health.state, health.detail, health.consecutive_failures = Health.OK, "", 0
             unit.answering.set()
@@ -299,6 +311,7 @@ class Rig:
         health.polls += 1
         health.failures += 1
         health.consecutive_failures += 1
+        unit.unanswered = unit.unanswered + 1 if isinstance(error, LinkTimeoutError) else 0
         unit.unsettled = SETTLE_TRIES
         gone = isinstance(error, LinkClosedError) or (
             health.consecutive_failures >= FAILURES_TO_DOWN

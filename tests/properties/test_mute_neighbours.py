@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import pytest
 import trio
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
@@ -73,6 +74,73 @@ def test_whichever_devices_fall_mute_their_neighbour_keeps_four_fifths_of_its_po
     clock = MockClock(autojump_threshold=0)
     seen = trio.run(polls, profile, mute, "heater0", clock=clock)
     assert seen >= 0.8 * WATCH_S * 2
+
+
+OLDEST_S = 2.0
+"""``stale_after_s`` of the profiles that ship: beyond it a run is aborted."""
+
+
+async def oldest_age(mute: int, after_s: float) -> float:
+    """The oldest that a value of the answering device grew after its neighbours fell mute."""
+    profile = shared_line(3, 0.3)
+    furnace = profile.devices[0].model_copy(update={"poll_hz": 10.0})
+    fields = {"pv": "temperature", "setpoint": "temperature", "power": "power"}
+    channels = [
+        {"name": f"furnace.{name}", "kind": kind, "unit": "%" if name == "power" else "degC"}
+        | {"device": "heater0", "field": name}
+        for name, kind in fields.items()
+    ]
+    profile = HardwareProfile.model_validate(
+        profile.model_dump(exclude_unset=True)
+        | {
+            "devices": [furnace.model_dump(exclude_unset=True)]
+            + [each.model_dump(exclude_unset=True) for each in profile.devices[1:]],
+            "channels": channels,
+        }
+    )
+    families = load_families({"watlow"})
+    connectors, twins = twin_connectors(profile, families)
+    parts: dict[str, Any] = {"families": families, "connectors": connectors}
+    oldest_s = 0.0
+    async with open_rig(profile, link_class=StreamLink, log=quiet_log(), **parts) as rig:
+        await rig.wait_answering(30)
+        await trio.sleep(10 + after_s)
+        for index in range(mute):
+            twins.fault("silence", device=f"heater{index + 1}")
+        for _ in range(1200):
+            await trio.sleep(0.05)
+            for channel in profile.channels:
+                sample = rig.bus.latest(channel.name)
+                assert sample is not None
+                oldest_s = max(oldest_s, trio.current_time() - sample.at_s)
+    return oldest_s
+
+
+@pytest.mark.parametrize("mute", [1, 2])
+def test_a_device_that_falls_mute_leaves_no_value_of_its_neighbour_to_grow_stale(mute: int) -> None:
+    for tenth in range(10):
+        clock = MockClock(autojump_threshold=0)
+        assert trio.run(oldest_age, mute, tenth / 10, clock=clock) < OLDEST_S * mute
+
+
+def test_a_device_alone_on_its_line_is_asked_again_at_once_when_a_reply_was_lost() -> None:
+    async def asked_again_after() -> float:
+        profile = shared_line(1, 0.3)
+        families = load_families({"watlow"})
+        connectors, twins = twin_connectors(profile, families)
+        parts: dict[str, Any] = {"families": families, "connectors": connectors}
+        async with open_rig(profile, link_class=StreamLink, log=quiet_log(), **parts) as rig:
+            await rig.wait_answering(30)
+            twins.fault("silence", device="heater0")
+            while not rig.health("heater0").failures:  # noqa: ASYNC110 - the rig offers no event
+                await trio.sleep(0.01)
+            begun_s = trio.current_time()
+            twins.fault("silence", device="heater0", active=False)
+            while rig.health("heater0").consecutive_failures:  # noqa: ASYNC110 - the same
+                await trio.sleep(0.01)
+            return trio.current_time() - begun_s
+
+    assert trio.run(asked_again_after, clock=MockClock(autojump_threshold=0)) < 0.8
 
 
 def test_a_device_that_speaks_again_is_noticed_within_its_patience() -> None:
