@@ -15,8 +15,8 @@ class Console(RunConsole):
         name = shown_name(report.job.name)
         self.say(f"{name}: {report.outcome.upper()}")
         self.say(f"  {report.summary}")
-        for problem in report.problems:
-            self.say(f"  {problem}")
+        for line in report.problem_lines():
+            self.say(f"  {line}")
         if report.run is not None:
             self.how_it_ended(report.run)
         if report.outcome is JobState.REJECTED:

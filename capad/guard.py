@@ -677,7 +677,8 @@ def _conclude(directory: str, record: "Json", code: int) -> int:
         words = f"{channel} = {verdict['value']:g}: {verdict['verdict']}, {verdict['detail']}"
         _say(priority, f"capad-guard: {words}")
     if record["error"]:
-        _say(2, f"capad-guard: NOTHING WAS MADE SAFE: {record['error']}")
+        advice = "start capad, which makes the rig safe first, or set the instruments by hand"
+        _say(2, f"capad-guard: NOTHING WAS MADE SAFE: {record['error']}; {advice}")
     _save(directory, {**record, "ended_utc": _utc(time.time()), "exit_code": code})
     return code
 
@@ -775,7 +776,11 @@ def main(argv: "Sequence[str] | None" = None) -> int:
         return EXIT_USAGE
     pid = _daemon_at_work(directory)
     if pid and how != "force":
-        _say(4, f"capad-guard: capad runs (pid {pid}) and makes the rig safe itself; --force")
+        _say(
+            4,
+            f"capad-guard: capad runs (pid {pid}) and makes the rig safe itself; "
+            "--force drives it beside capad",
+        )
         return EXIT_REFUSED
     if how == "unfinished":
         if _is_finished(directory):

@@ -58,6 +58,10 @@ class Report:
         }
         return json.dumps(data, indent=2, default=str) + "\n"
 
+    def problem_lines(self) -> list[str]:
+        """Return one line per problem; what does not stand in the way says so."""
+        return [f"{'' if one.blocking else 'warning: '}{one}" for one in self.problems]
+
     def as_text(self) -> str:
         """Return ``report.txt``."""
         lines = [
@@ -67,7 +71,7 @@ class Report:
         if self.job.earlier is not None:
             lines += [str(self.job.earlier)]
         if self.problems:
-            lines += ["", "Problems:", *(f"  {problem}" for problem in self.problems)]
+            lines += ["", "Problems:", *(f"  {line}" for line in self.problem_lines())]
         if self.run is not None:
             lines += ["", *_run_lines(self.run)]
         if self.ladder:

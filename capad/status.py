@@ -51,6 +51,8 @@ def status_line(now: Snapshot) -> str:
     parts = [_head(now), f"queue {now.queue}{f', {now.waits}' if now.waits else ''}"]
     if now.held is not None and now.phase == "RUN":
         parts.append(f"held after this run: {now.held}")
+    if now.held is not None and now.trip and now.phase == "IDLE":
+        parts.append(f"held, too: rm '{now.hold_file}' once it is cleared")
     if now.trip and now.phase != "IDLE":
         parts.append(f"TRIPPED: {now.trip}")
     if now.alarms and not now.trip:

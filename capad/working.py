@@ -206,6 +206,7 @@ class Working:
         while True:
             progress = conductor.progress
             if progress is not None:
+                service.doing = f"ending {shown_name(job.name)}"  # shown once it is no run any more
                 if job.run_id is None:
                     job = service.current = await spool.remember_run(job, progress.run_id)
                 service.console.progress(progress)

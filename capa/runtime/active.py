@@ -52,6 +52,8 @@ class ActiveRun:
     walking: bool = False
     returned: bool = False
     failure: str = ""
+    ending: str = ""
+    """What is done now that the procedure is over, in a word for the status line."""
     verdicts: dict[str, ChannelVerdict] = field(default_factory=dict)
     orders: trio.MemorySendChannel[OperatorCommand] | None = None
     safety: str = ""

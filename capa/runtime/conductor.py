@@ -148,6 +148,7 @@ class Conductor:
             self._rig.registry,
             within=active.label,
             status=status,
+            ending=active.ending,
         )
 
     @property

@@ -53,6 +53,10 @@ class RunConsole:
         if self._run_id != progress.run_id:
             self._run_id = progress.run_id
             self.say(f"  run {progress.run_id}; abort it with Ctrl-C (SIGINT)")
+        if progress.ending:
+            if self._in_place:
+                self._write(f"{_CLEAR}  {progress.describe()}")
+            return
         if not progress.step and (progress.method or progress.within or self._has_walked(progress)):
             return
         if step != self._step:

@@ -83,7 +83,7 @@ class Ending:
 
     async def make_safe(self, active: ActiveRun) -> None:
         """Close the gate to the run, drive stage one, and keep the verdicts, as values."""
-        active.walking = False
+        active.walking, active.ending = False, "driving the safe state"
         self._gate.end_run()
         active.event("authorization.disarmed", f"authorization {active.authorization.id} ended")
         active.rung("the gate was closed to the run; the safe state is driven")
@@ -115,6 +115,7 @@ class Ending:
         active.log.write = None
         await bundle.close(run_status=_recorded(status), exit_reason=reason, extra=extra)
         self._keep(active, self._report(active, status, reason, "finalizing"))
+        active.ending = "sealing the bundle"
         sealed = await self._seal(active, bundle.path)
         self._keep(active, self._report(active, status, reason, sealed))
 

@@ -35,10 +35,13 @@ class RunProgress:
     seconds_left: float | None = None
     within: str = ""
     status: str = ""
+    ending: str = ""
+    """What is done once the procedure is over: the run's steps are no news then."""
 
     def describe(self) -> str:
         """Return e.g. ``step 3/7 ramp heater.setpoint 412.5 -> 600 degC, 12 min left``."""
-        return ": ".join(part for part in (self.within, self.status, self._place()) if part)
+        doing = (self.ending,) if self.ending else (self.status, self._place())
+        return ": ".join(part for part in (self.within, *doing) if part)
 
     def _place(self) -> str:
         if not self.step:
@@ -68,10 +71,13 @@ def progress_of(
     *,
     within: str = "",
     status: str = "",
+    ending: str = "",
 ) -> RunProgress:
     """Look at an executor and say where it is."""
     found = _place_of(run_id, executor, bus, registry)
-    return replace(found, within=within, status=status) if within or status else found
+    if not (within or status or ending):
+        return found
+    return replace(found, within=within, status=status, ending=ending)
 
 
 def _place_of(

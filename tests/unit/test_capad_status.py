@@ -120,6 +120,15 @@ def test_a_report_says_the_same_to_programs_and_to_people() -> None:
     assert data["outcome"] == "rejected"
 
 
+def test_what_did_not_stand_in_the_way_is_told_apart_from_what_did() -> None:
+    wrong = Problem("method.limit", "2000 degC is above the limit")
+    odd = Problem("method.unknown_channel", "no channel is called nope", blocking=False)
+    text = rejection(JOB, [wrong, odd]).as_text()
+    assert "rejected: 1 problem;" in text
+    assert "\n  2000 degC is above" in text
+    assert "\n  warning: no channel is called nope" in text
+
+
 def test_an_interrupted_job_is_not_promised_to_run_again() -> None:
     report = interrupted(JOB, "it had not begun to record")
     assert report.outcome is JobState.FAILED

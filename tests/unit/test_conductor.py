@@ -26,7 +26,15 @@ from capa.plugins.discovery import load_procedures
 from capa.runtime.conductor import Conductor
 from capa.runtime.report import RunReport
 from capa.runtime.safe_state import Verdict, all_proven
-from tests.support.engine import bench, bench_rig, conductor, method, request
+from tests.support.engine import (
+    Sealed,
+    bench,
+    bench_rig,
+    conductor,
+    method,
+    no_finalizer,
+    request,
+)
 
 HEATER = {"name": "heater.setpoint"}
 SHORT = method({"kind": "hold", "target": HEATER, "value": 100.0, "duration_s": 5.0})
@@ -123,6 +131,28 @@ async def test_a_stop_in_a_ramp_waits_for_the_exchange_in_progress_and_no_other(
     assert one.last_report is not None
     assert one.last_report.run_status == "aborted"
     assert all_proven(one.last_report.verdicts)
+
+
+async def test_a_run_that_is_over_is_not_shown_between_two_steps_while_its_bundle_is_sealed(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    async def slow(path: Path) -> Sealed:
+        await trio.sleep(60)
+        return await no_finalizer(path)
+
+    async with bench_rig() as (rig, twins), trio.open_nursery() as nursery:
+        one = conductor(rig, tmp_path, finalize=slow)
+        nursery.start_soon(one.run, request(LONG))
+        await trio.sleep(60)
+        twins.fault("silence", link="oven")
+        one.stop("SIGINT")
+        await trio.sleep(1)
+        assert one.progress is not None
+        assert one.progress.describe() == "driving the safe state"
+        await trio.sleep(30)
+        assert one.progress.describe() == "sealing the bundle"
+        await trio.sleep(60)
+        assert not running(one)
 
 
 async def test_a_procedure_that_raises_has_crashed_and_the_daemon_lives(

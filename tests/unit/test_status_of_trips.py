@@ -8,6 +8,11 @@ def test_an_idle_rig_that_is_tripped_says_so_first_and_how_to_clear_it() -> None
     assert line.startswith("TRIPPED heater.pv broken; to clear: capa safety clear --by NAME")
 
 
+def test_a_queue_that_is_held_besides_is_no_surprise_after_the_clearing() -> None:
+    held = Snapshot("IDLE", held="a run failed", hold_file="/s/hold", trip="heater.pv broken")
+    assert "held, too: rm '/s/hold' once it is cleared" in status_line(held)
+
+
 def test_a_running_or_starting_rig_that_is_tripped_says_so_too() -> None:
     assert "TRIPPED: too hot" in status_line(Snapshot("RUN", "x", trip="too hot"))
     assert "TRIPPED: too hot" in status_line(Snapshot("STARTING", "x", trip="too hot"))

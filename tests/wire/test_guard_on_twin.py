@@ -309,6 +309,7 @@ def test_a_plan_that_cannot_be_trusted_is_said_in_a_line_and_nothing_is_sent(
     assert "Traceback" not in done.stderr
     assert len(done.stderr.splitlines()) == 1
     assert "NOTHING WAS MADE SAFE" in done.stderr
+    assert "start capad, which makes the rig safe first, or set the instruments" in done.stderr
     assert words in done.stderr
     record = json.loads((tmp_path / "guard_verdicts.json").read_text())
     assert (record["exit_code"], record["verdicts"]) == (4, {})
