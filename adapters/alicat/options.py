@@ -131,6 +131,8 @@ class AlicatTwinOptions(Frozen):
     """What the flow shows at rest until it is tared, in percent of full scale."""
     stream_s: float | None = Field(default=None, gt=0)
     """How often it sends frames by itself, until that is stopped; 0.05 from the factory."""
+    auto_tare: bool = True
+    """Whether a controller takes the flow for zero, 2 s after its setpoint became 0."""
     noise_pct: float = Field(default=0.0, ge=0)
     """Standard deviation of the flows that are shown, in percent of full scale."""
     reply_delay_s: float | tuple[float, float] = 0.0007

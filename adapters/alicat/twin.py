@@ -38,6 +38,7 @@ _SOURCES: Mapping[str, Literal["serial", "unsaved", "analog"]] = {
 _SOURCE_COMMAND = re.compile(r"LSS ?([SUA])?")
 _GAS_BITS = 0x1FF
 _OVER = 1.02
+_AUTO_TARE_S = 2.0
 _READS = re.compile(r"VE|LS|LSS|\?\?.*|FPF.*|R\d+")
 _CLOSED, _PRESENT = "closed", "present"
 
@@ -65,6 +66,7 @@ class AlicatTwin:
         self._setpoint = 0.0
         self._gas = self._options.gas
         self._tared = False
+        self._at_rest_s = 0.0
         self._total = 0.0
         self._hold: str | None = None
         self._locked = False
@@ -318,6 +320,10 @@ class AlicatTwin:
         return shown + offset * self._full_scale
 
     def _tick(self, dt_s: float) -> None:
+        rests = "setpoint" in self._profile.columns and self._setpoint == 0.0
+        self._at_rest_s = self._at_rest_s + dt_s if rests else 0.0
+        if self._options.auto_tare and self._at_rest_s >= _AUTO_TARE_S:
+            self._tared = True
         if "total" in self._profile.columns:
             self._total += self._flow() * dt_s / 60.0
             self._missed_flow = self._missed_flow or self._is_over(self._flow())

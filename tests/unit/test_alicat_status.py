@@ -232,3 +232,25 @@ def test_flows_may_flicker_and_do_so_alike_at_every_run() -> None:
     flows = shown()
     assert flows == shown()
     assert 0.35 < statistics.pstdev(flows) < 0.65  # sccm, of 500
+
+
+@pytest.mark.parametrize(
+    ("columns", "twin", "flow"),
+    [
+        (COLUMNS, {}, 0.0),
+        (COLUMNS, {"auto_tare": False}, 5.0),
+        (["pressure", "temperature", "volumetric", "flow"], {}, 5.0),  # a meter
+    ],
+)
+def test_a_controller_at_rest_tares_itself(
+    columns: list[str], twin: dict[str, bool], flow: float
+) -> None:
+    bench = Bench({"columns": columns}, zero_offset_pct=1.0, **twin)
+
+    def shown() -> float:
+        return float(bench.twin.receive(b"A\r")[0].data.split()[4])
+
+    bench.plant.advance(1.5)
+    assert shown() == 5.0
+    bench.plant.advance(1.0)
+    assert shown() == flow
