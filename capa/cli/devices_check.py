@@ -181,14 +181,18 @@ def _judge_channels(
     readings: Sequence[Reading],
     registry: ChannelRegistry,
 ) -> None:
-    """Hold what was read against the limits of the channels that are bound to it."""
+    """Hold what was read against the limits of the channels that are bound to it.
+
+    What can't be read back, such as a key, reads as something else than what was commanded.
+    """
     values = {r.field: r.value for r in readings if r.status.usable and math.isfinite(r.value)}
     for channel in registry.by_device(device.spec.name):
         binding = channel.binding
         if binding is None or binding.command_field is None or channel.spec.limits is None:
             continue
         raw = values.get(binding.command_field)
-        if raw is None:
+        info = device.adapter.fields.get(binding.command_field)
+        if raw is None or (info is not None and not info.reads_back):
             continue
         value, limits = binding.command_conversion.to_channel(raw), channel.spec.limits
         if not limits.min <= value <= limits.max:

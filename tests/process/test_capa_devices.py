@@ -54,6 +54,19 @@ def test_check_names_who_answers_and_what_is_read(healthy: TwinProcess) -> None:
     assert healthy.ask(outputs=True)["outputs"]["furnace.setpoint"] == pytest.approx(24.0)
 
 
+def test_check_does_not_hold_how_often_a_key_was_pressed_against_its_limits(
+    tmp_path: Path,
+) -> None:
+    page = Path("docs/instruments/mettler.md").read_text(encoding="utf-8")
+    profile = tmp_path / "rig.toml"
+    profile.write_text(page.partition("```toml\n")[2].partition("```")[0], encoding="utf-8")
+    with running_twin(profile, tmp_path / "twin") as twin:
+        done = devices("check", profile_of(twin), "--json")
+    (found,) = json.loads(done.stdout)["devices"]
+    assert found["readings"]["tare_now"].startswith("0")
+    assert found["mark"] == "ok"
+
+
 def test_check_fails_for_a_device_that_does_not_answer_and_goes_on_with_the_others(
     healthy: TwinProcess,
 ) -> None:
