@@ -51,6 +51,7 @@ def test_check_names_who_answers_and_what_is_read(healthy: TwinProcess) -> None:
     assert [each["mark"] for each in found.values()] == ["ok", "ok", "ok"]
     assert "EZ-ZONE" in found["furnace"]["model"]
     assert found["balance"]["readings"]["mass"] == "2 g"
+    assert found["furnace"]["readings"]["setpoint"] == "24 degC"  # not read at every poll
     assert healthy.ask(outputs=True)["outputs"]["furnace.setpoint"] == pytest.approx(24.0)
 
 
