@@ -41,7 +41,11 @@ def make_conductor(
     """Make what conducts runs on an open rig, by its gate and its safety rules."""
     gate = Gate(rig, log=log)
     rules = RuleBook.of(
-        rig.profile, rig.registry, commanded=gate.commanded, now_s=trio.current_time()
+        rig.profile,
+        rig.registry,
+        commanded=gate.commanded,
+        now_s=trio.current_time(),
+        trouble=rig.trouble,
     )
     return Conductor(
         rig,

@@ -126,7 +126,11 @@ class ForegroundRun:
             return ABORTED if self._stopping else CRASHED
         gate = Gate(rig, log=self.log)
         rules = RuleBook.of(
-            rig.profile, rig.registry, commanded=gate.commanded, now_s=trio.current_time()
+            rig.profile,
+            rig.registry,
+            commanded=gate.commanded,
+            now_s=trio.current_time(),
+            trouble=rig.trouble,
         )
         conductor = self._conductor = Conductor(
             rig,

@@ -121,6 +121,7 @@ class Rig:
         self.bus = DataBus()
         self.links = links
         self._units = units
+        self._lost: set[str] = set()
         self._readings_taps: tuple[ReadingsTap, ...] = ()
         self.settings = RigSettings(
             profile.devices,
@@ -284,7 +285,17 @@ class Rig:
                 told = self._log.info if report.written else self._log.warning
                 told("device.setting", device=name, setting=report.setting, message=str(report))
 
+    def trouble(self, device: str) -> str:
+        """What the last question to a device failed with; empty when it is well."""
+        return self._units[device].health.detail.partition(": ")[2]
+
     def _link_changed(self, link: str, up: bool) -> None:
+        if not up and trio.current_effective_deadline() > -math.inf:  # not the rig that closes
+            why = getattr(self.links[link], "why_down", "") or "it is down"
+            self._log.warning("link.lost", link=link, message=why)
+        elif up and link in self._lost:
+            self._log.warning("link.back", link=link, message="open again")
+        self._lost.discard(link) if up else self._lost.add(link)
         for unit in self._units.values():
             if unit.spec.link == link and up:
                 unit.link_up.set()

@@ -1,7 +1,7 @@
 """All rules of a rig: made from its profile, fed with its samples, overridden by its steps."""
 
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from capa.channels.registry import Binding, ChannelRegistry
@@ -57,9 +57,18 @@ class RuleBook:
         *,
         commanded: Commanded,
         now_s: float,
+        trouble: Callable[[str], str] = lambda _device: "",
     ) -> "RuleBook":
-        """Make the rules of a profile; ``commanded`` tells what each output was told."""
-        return cls(list(_rules(profile, registry, commanded, now_s)))
+        """Make the rules of a profile.
+
+        Args:
+            profile: the profile.
+            registry: its channels.
+            commanded: tells what each output was told.
+            now_s: the clock.
+            trouble: tells what is the matter with a device; empty if nothing is known.
+        """
+        return cls(list(_rules(profile, registry, commanded, now_s, trouble)))
 
     def feed(self, samples: Sequence[Sample]) -> bool:
         """Take samples; True when they call for a ``look`` at once. Neither blocks nor raises."""
@@ -119,7 +128,11 @@ class RuleBook:
 
 
 def _rules(
-    profile: HardwareProfile, registry: ChannelRegistry, commanded: Commanded, now_s: float
+    profile: HardwareProfile,
+    registry: ChannelRegistry,
+    commanded: Commanded,
+    now_s: float,
+    trouble: Callable[[str], str],
 ) -> Iterator[Rule]:
     required = {device.name for device in profile.devices if device.required}
     specs = {spec.name: spec for spec in profile.channels}
@@ -128,7 +141,8 @@ def _rules(
             yield BandRule(spec, alarm)
         binding = registry.resolve(spec.name).binding
         if binding is not None:
-            yield from _of_reading(profile, spec, binding, binding.device in required, now_s)
+            is_required = binding.device in required
+            yield from _of_reading(profile, spec, binding, is_required, now_s, trouble)
             yield from _of_output(profile, spec, binding, commanded)
     for rate in profile.safety.rate:
         yield RateRule(specs[rate.channel], rate)
@@ -137,7 +151,12 @@ def _rules(
 
 
 def _of_reading(
-    profile: HardwareProfile, spec: ChannelSpec, binding: Binding, required: bool, now_s: float
+    profile: HardwareProfile,
+    spec: ChannelSpec,
+    binding: Binding,
+    required: bool,
+    now_s: float,
+    trouble: Callable[[str], str],
 ) -> Iterator[Rule]:
     """A device that may be missing is only warned of."""
     stale, sensor = profile.safety.stale, profile.safety.sensor
@@ -150,6 +169,7 @@ def _of_reading(
             action=action,
             device=binding.device,
             started_s=now_s,
+            trouble=trouble,
         )
     action = sensor.channels.get(spec.name, sensor.action if required else "warn")
     if action != "off":

@@ -215,9 +215,17 @@ class StaleRule:
     by_time = True
 
     def __init__(
-        self, channel: str, *, after_s: float, action: Action, device: str, started_s: float
+        self,
+        channel: str,
+        *,
+        after_s: float,
+        action: Action,
+        device: str,
+        started_s: float,
+        trouble: Callable[[str], str] = lambda _device: "",
     ) -> None:
         self.name = f"stale {channel}"
+        self._trouble = trouble
         self.action: Action = action
         self.channels: tuple[str, ...] = (channel,)
         self._after_s = after_s
@@ -242,9 +250,10 @@ class StaleRule:
         age_s = now_s - self._heard_s
         if age_s <= self._after_s:
             return ""
+        why = self._trouble(self._device)
         return (
             f"{self.channels[0]}: nothing heard for {age_s:.1f} s (stale_after_s = "
-            f"{self._after_s:g}); check {self._device}"
+            f"{self._after_s:g}); check {self._device}{f': {why}' if why else ''}"
         )
 
 

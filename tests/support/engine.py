@@ -130,7 +130,9 @@ def _drop(_logger: object, _method: str, _event: object) -> str:
 
 
 @asynccontextmanager
-async def bench_rig(of: HardwareProfile | None = None) -> AsyncIterator[tuple[Rig, TwinHandle]]:
+async def bench_rig(
+    of: HardwareProfile | None = None, *, log: FilteringBoundLogger | None = None
+) -> AsyncIterator[tuple[Rig, TwinHandle]]:
     """Open the bench on its twins, once every device that can has answered."""
     wanted = profile() if of is None else of
     connectors, twins = twin_connectors(wanted, FAMILIES)
@@ -139,7 +141,7 @@ async def bench_rig(of: HardwareProfile | None = None) -> AsyncIterator[tuple[Ri
         families=FAMILIES,
         link_class=StreamLink,
         connectors=connectors,
-        log=quiet_log(),
+        log=quiet_log() if log is None else log,
         profile_file=PROFILE_FILE,
     ) as rig:
         await rig.wait_answering(5.0)

@@ -89,7 +89,13 @@ async def watched(
     ):
         gate = Gate(rig, log=quiet_log())
         now_s = trio.current_time()
-        book = RuleBook.of(rig.profile, rig.registry, commanded=gate.commanded, now_s=now_s)
+        book = RuleBook.of(
+            rig.profile,
+            rig.registry,
+            commanded=gate.commanded,
+            now_s=now_s,
+            trouble=rig.trouble,
+        )
         one = conductor(rig, folder / "runs", gate=gate, rules=book, **changes)
         kept = Trips(log=quiet_log()) if trips is None else trips
         store = TripStore(folder)

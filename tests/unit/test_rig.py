@@ -4,6 +4,8 @@ import itertools
 import math
 
 import pytest
+import structlog
+import structlog.testing
 import trio
 from trio.testing import MockClock
 
@@ -90,6 +92,24 @@ async def test_a_device_that_comes_back_is_opened_and_answers_again(
         sample = rig.bus.latest("heater.pv")
         assert sample is not None
         assert sample.usable
+
+
+async def test_a_port_that_vanishes_and_returns_is_in_the_log_and_a_rig_that_closes_is_not(
+    autojump_clock: MockClock,
+) -> None:
+    with structlog.testing.capture_logs() as logs:
+        async with bench_rig(log=structlog.get_logger()) as (rig, twins):
+            twins.fault("silence", link="oven")  # a device in trouble before is no reason
+            await trio.sleep(20)
+            twins.fault("port_gone", link="oven")
+            await trio.sleep(20)
+            assert rig.trouble("furnace").startswith("link oven: ")
+            twins.fault("port_gone", link="oven", active=False)
+            await trio.sleep(8)
+    told = [(one["event"], one["link"]) for one in logs if one["event"].startswith("link.")]
+    assert told == [("link.lost", "oven"), ("link.back", "oven")]
+    (lost,) = (one for one in logs if one["event"] == "link.lost")
+    assert "check the cable" in lost["message"]
 
 
 async def test_heartbeats_go_on_while_devices_are_mute_or_gone(

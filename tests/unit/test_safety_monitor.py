@@ -258,6 +258,8 @@ async def test_a_mute_device_ends_the_run_and_what_was_not_reached_is_tried_unti
         report = await during(w, LONG, 20.0, kind="silence", device="furnace")
         assert report.run_status == "aborted"
         assert "heater.pv: nothing heard for" in report.exit_reason
+        assert "check furnace: link oven (" in report.exit_reason
+        assert "not a byte came; check power, address, baud rate" in report.exit_reason
         assert report.verdicts["heater.setpoint"].verdict == "unreachable"
         assert w.tripped == ["safe state"]
         assert w.outputs()["furnace.setpoint"] == pytest.approx(100.0)
