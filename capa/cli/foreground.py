@@ -251,7 +251,7 @@ class ForegroundRun:
         self.console.say(f"  {report.exit_reason}")
         for problem in report.problems:
             if report.run_status != "refused" or not problem.blocking:
-                self.console.say(f"  {problem}")
+                self.console.say(f"  {'' if problem.blocking else 'warning: '}{problem}")
         self.console.how_it_ended(report)
         if report.run_status in ("crashed", "refused"):
             return CRASHED

@@ -220,11 +220,17 @@ class _Search:
     def _names_of_the_rejected(self) -> list[Claim]:
         """Return what keeps its id from others, though it does not run: a plug-in that broke.
 
-        In production mode the lock has settled whose an id is.
+        In production mode the lock has settled whose an id is. A built-in's id is never another's,
+        whatever an entry point is called.
         """
         if self.under.mode is PluginMode.PRODUCTION:
             return []
-        return [Claim(one.name, one.name, one.package, one.entry_point) for one in self.rejected]
+        ours = {one.id for one in self.loaded if one.builtin}
+        return [
+            Claim(one.name, one.name, one.package, one.entry_point)
+            for one in self.rejected
+            if one.name not in ours
+        ]
 
     def _take(self, entry: EntryPoint) -> None:
         """Load one entry, or record why not."""

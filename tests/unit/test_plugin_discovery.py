@@ -215,6 +215,15 @@ def test_an_id_of_a_built_in_stays_the_built_ins(site: Site) -> None:
     assert found.procedures["capa.builtin.free_run"].__name__ == "FreeRun"
 
 
+def test_an_entry_point_that_is_named_after_a_built_in_does_not_take_it_away(site: Site) -> None:
+    site.good("hello", plugin_id="capa.builtin.free_run", entry="capa.builtin.free_run")
+    site.add("boom", "raise RuntimeError", entry="capa.builtin.batch")
+    found = site.look()
+    assert found.procedures["capa.builtin.free_run"].__name__ == "FreeRun"
+    assert found.procedures["capa.builtin.batch"].__name__ == "Batch"
+    assert {one.package for one in found.rejected} == {"hello", "boom"}
+
+
 def test_of_two_with_one_id_the_one_that_is_named_after_it_runs(site: Site) -> None:
     site.good("aa", plugin_id="shared.id")
     site.good("bb", plugin_id="shared.id", entry="shared.id")
