@@ -149,9 +149,11 @@ def _anchor(work: Work, connection: sqlite3.Connection) -> datetime:
     """Return the instant from which times count: the manifest's, else the recorder's own note."""
     if work.manifest.started_utc is None:
         row = connection.execute("SELECT value FROM meta WHERE key = 'anchor_utc'").fetchone()
-        if row is None:
+        try:
+            work.update(started_utc=datetime.fromisoformat(str(row[0] if row else "")))
+        except ValueError:  # which pydantic's is, too
             work.note("the time of the start is lost: t_utc counts from the recovery")
-        work.update(started_utc=datetime.fromisoformat(row[0]) if row else utc_now())
+            work.update(started_utc=utc_now())
     anchor = work.manifest.started_utc
     if anchor is None:
         raise BundleError(f"{work.path}: no time of start")

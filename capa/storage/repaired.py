@@ -8,8 +8,14 @@ from pathlib import Path
 
 from capa.errors import BundleError
 from capa.storage.atomic import fsync_dir, fsync_file, write_atomically
-from capa.storage.evidence import EVIDENCE_DIR, evidence_name
-from capa.storage.inflight import connect_for_reading, is_orphaned, wal_of
+from capa.storage.evidence import EVIDENCE_DIR, evidence_name, keep_evidence
+from capa.storage.inflight import (
+    EVENTS_FILE,
+    EventRow,
+    connect_for_reading,
+    is_orphaned,
+    wal_of,
+)
 from capa.storage.salvage import resume_salvage, salvage
 from capa.storage.wal import first_page, mend_wal
 from capa.storage.work import Work
@@ -36,8 +42,8 @@ def repaired(work: Work, name: str, create: Callable[[sqlite3.Connection], None]
         raise
     except sqlite3.DatabaseError:
         work.note(salvage(path))
-    if path.exists() and not _tables(path):
-        work.note(f"there is nothing in {name}: if it had a log, that is lost")
+    if path.exists():
+        _look_inside(work, path)
     _as_single_file(path, create)
     return path
 
@@ -57,11 +63,29 @@ def _adopt(work: Work, path: Path) -> None:
     work.note(f"{path.name} was missing beside its log: {words}")
 
 
-def _tables(path: Path) -> int:
+def _look_inside(work: Work, path: Path) -> None:
+    """Note what is missing; events that are no events are put aside, and there are none then."""
+    tables = _tables(path)
+    if not tables:
+        work.note(f"there is nothing in {path.name}: if it had a log, that is lost")
+        return
+    main = "events" if path.name == EVENTS_FILE else "batches"
+    if main not in tables:
+        work.note(f"{path.name} has no table {main}")
+    elif path.name == EVENTS_FILE and not tables[main] >= set(EventRow._fields):
+        work.note(f"{path.name} has another table of events; it is kept in {EVIDENCE_DIR}/")
+        keep_evidence(path)
+
+
+def _tables(path: Path) -> dict[str, set[str]]:
+    """Return the columns of each table."""
+    query = "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c"
     with closing(connect_for_reading(path)) as connection:
-        query = "SELECT count(*) FROM sqlite_master WHERE type = 'table'"
-        count: int = connection.execute(query).fetchone()[0]
-    return count
+        found = connection.execute(f"{query} WHERE m.type = 'table'").fetchall()
+    tables: dict[str, set[str]] = {}
+    for table, column in found:
+        tables.setdefault(table, set()).add(column)
+    return tables
 
 
 def _check(path: Path) -> None:

@@ -92,9 +92,19 @@ class _Names:
 def channel_info(connection: sqlite3.Connection) -> dict[str, dict[str, Any]]:
     """Return what the recorder noted of each channel, unit and all."""
     row = connection.execute("SELECT value FROM meta WHERE key = 'channel_info'").fetchone()
-    info: dict[str, dict[str, Any]] = json.loads(row[0]) if row else {}
     units = connection.execute("SELECT name, unit FROM channels ORDER BY id")
+    info = _noted(row[0]) if row else {}
     return {name: {"unit": unit} | info.get(name, {}) for name, unit in units}
+
+
+def _noted(text: object) -> dict[str, dict[str, Any]]:
+    try:
+        found = json.loads(str(text))
+    except (ValueError, RecursionError):  # the samples themselves have check sums of their own
+        return {}
+    if not isinstance(found, dict):
+        return {}
+    return {name: noted for name, noted in found.items() if isinstance(noted, dict)}
 
 
 def write_scalars(

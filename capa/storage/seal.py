@@ -15,8 +15,9 @@ from capa.clock import utc_now
 from capa.config.problems import Problem
 from capa.errors import BundleError
 from capa.storage.atomic import clear_temporaries, write_atomically
-from capa.storage.convert import finish_inflight
-from capa.storage.evidence import keep_evidence
+from capa.storage.convert import STATUS_FILE, finish_inflight
+from capa.storage.device_records import RECORDS_DIR
+from capa.storage.evidence import EVIDENCE_DIR, clear_the_way, keep_evidence
 from capa.storage.finalize import FinalizeResult
 from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE
 from capa.storage.lock import FolderLock
@@ -29,6 +30,7 @@ from capa.storage.manifest import (
     salvaged_manifest,
 )
 from capa.storage.outcome import close_times, finish_events, settle_outcome
+from capa.storage.scalars import SCALARS_FILE
 from capa.storage.signing import SIGNATURE_FILE, Key, SigningError
 from capa.storage.sums import (
     SUMS_FILE,
@@ -44,6 +46,13 @@ from capa.storage.work import Work
 __all__ = ["finalize_bundle"]
 
 LOCK_TIMEOUT_S = 10.0
+_DATABASES = (EVENTS_FILE, INFLIGHT_FILE)
+_OUR_FILES = (
+    *(f"{name}{end}" for name in _DATABASES for end in ("", "-wal", "-shm", "-journal")),
+    SCALARS_FILE,
+    STATUS_FILE,
+    SIGNATURE_FILE,
+)
 
 
 def finalize_bundle(
@@ -99,6 +108,9 @@ def _finalize(path: Path, sign_key: Path | None) -> FinalizeResult:
             "verification_failed",
             f"{path}: was sealed, and its {MANIFEST_FILE} was altered since; nothing was touched",
         )
+    for name in clear_the_way(path, _OUR_FILES, (RECORDS_DIR,)):
+        kind = "folder" if name in (RECORDS_DIR, EVIDENCE_DIR) else "file"
+        work.note(f"{name} was no {kind} of this one's own: it is kept in {EVIDENCE_DIR}/")
     _remove_leftovers(path)
     finish_events(work)
     settle_outcome(work)

@@ -1,0 +1,117 @@
+"""Interrupted bundles whose files are none, lead elsewhere, or hold something else: all sealed."""
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from capa.storage.inflight import INFLIGHT_FILE
+from capa.storage.seal import finalize_bundle
+from capa.storage.verify import verify_bundle
+from tests.support.bundles import read_json, sha256sum_check
+from tests.unit.test_reading_bundles import IDS, record
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return record(tmp_path / "runs", IDS[0], close=False)
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    folder = tmp_path / "elsewhere"
+    folder.mkdir()
+    return folder
+
+
+def seal(path: Path) -> str:
+    result = finalize_bundle(path)
+    assert result.sealed, result.detail
+    assert not any(problem.blocking for problem in verify_bundle(path))
+    assert sha256sum_check(path).returncode == 0
+    return result.detail
+
+
+@pytest.mark.parametrize(
+    "name", ["device_records", "scalars.parquet", "status.sqlite", "evidence", "events.sqlite-shm"]
+)
+def test_a_link_in_the_place_of_a_file_leads_nothing_out_of_the_bundle(
+    path: Path, elsewhere: Path, name: str
+) -> None:
+    (path / name).symlink_to(elsewhere)
+    assert name in seal(path)
+    assert list(elsewhere.iterdir()) == []
+    assert pq.read_metadata(path / "scalars.parquet").num_rows == 12
+
+
+def test_a_link_to_other_events_leaves_them_alone(path: Path, elsewhere: Path) -> None:
+    (path / "events.sqlite").rename(elsewhere / "events.sqlite")
+    (path / "events.sqlite").symlink_to(elsewhere / "events.sqlite")
+    before = (elsewhere / "events.sqlite").read_bytes()
+    assert "events.sqlite" in seal(path)
+    assert [file.read_bytes() for file in elsewhere.iterdir()] == [before]
+    assert (path / "evidence" / "events.sqlite").is_symlink()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "scalars.parquet",
+        "status.sqlite",
+        "events.sqlite",
+        "events.sqlite-wal",
+        "inflight.sqlite-shm",
+        "manifest.sha256.sig",
+    ],
+)
+def test_a_folder_in_the_place_of_a_file_is_put_aside(path: Path, name: str) -> None:
+    (path / name).unlink(missing_ok=True)
+    (path / name).mkdir()
+    (path / name / "kept").write_text("x")
+    assert f"{name} was no file" in seal(path)
+    assert (path / "evidence" / name / "kept").read_text() == "x"
+
+
+@pytest.mark.parametrize("name", ["device_records", "evidence"])
+def test_a_file_in_the_place_of_a_folder_is_put_aside(path: Path, name: str) -> None:
+    (path / name).write_text("x")
+    assert f"{name} was no folder" in seal(path)
+    kept = path / ("evidence.aside" if name == "evidence" else "evidence/device_records")
+    assert kept.read_text() == "x"
+
+
+def changed(path: Path, statement: str) -> None:
+    with closing(sqlite3.connect(path)) as connection, connection:
+        connection.executescript(statement)
+
+
+def without_a_start(path: Path) -> None:
+    changed(path / INFLIGHT_FILE, "UPDATE meta SET value = 'zzz'")
+    (path / "manifest.json").write_text("{")
+
+
+def without_samples(path: Path) -> None:
+    changed(path / INFLIGHT_FILE, "DROP TABLE batches")
+
+
+def with_other_events(path: Path) -> None:
+    changed(path / "events.sqlite", "DROP TABLE events; CREATE TABLE events (a)")
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        (without_a_start, "the time of the start is lost"),
+        (without_samples, "inflight.sqlite has no table batches"),
+        (with_other_events, "events.sqlite has another table of events"),
+    ],
+)
+def test_what_a_file_lacks_is_said_and_the_rest_is_sealed(
+    path: Path, damage: Callable[[Path], None], told: str
+) -> None:
+    damage(path)
+    assert told in seal(path)
+    assert told in " ".join(read_json(path)["finalize_notes"])
