@@ -47,7 +47,7 @@ class ModbusTwin:
     def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
         self._map = ModbusOptions.model_validate(spec.options)
         options = ModbusTwinOptions.model_validate(spec.twin)
-        self._fields = self._map.used
+        self._fields = self._map.fields
         strangers = sorted(set(options.fields) - set(self._fields))
         if strangers:
             raise ValueError(

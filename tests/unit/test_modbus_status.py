@@ -45,7 +45,8 @@ class Bench:
     def __init__(self, options: dict[str, Any], twin: dict[str, Any] | None = None) -> None:
         given = spec(options, twin)
         self.twin = ModbusTwin(given, StillPlant())
-        self.driver = ModbusAdapter(given, DirectLink([self.twin]))
+        self.link = DirectLink([self.twin])
+        self.driver = ModbusAdapter(given, self.link)
 
     async def reading(self, field: str) -> Reading:
         return next(one for one in await self.driver.poll() if one.field == field)
@@ -150,3 +151,10 @@ async def test_any_other_exception_fails_the_poll(autojump_clock: MockClock) -> 
     bench.twin.fault("exception", active=True, value=2.0)
     with pytest.raises(DeviceError):
         await bench.driver.poll()
+
+
+async def test_an_alicats_flow_and_its_status_cost_one_request(autojump_clock: MockClock) -> None:
+    bench = Bench({"map": "alicat-modbus", "only": ["flow"]})
+    assert (await bench.reading("flow")).status is Status.OK
+    (sent,) = bench.link.sent
+    assert sent == bytes.fromhex("01 03 04 B0 00 0A C5 1A")  # as the manual's registers lie
