@@ -17,6 +17,7 @@ from adapters.watlow.codec import (
     from_degC,
     scale_to_degC,
 )
+from adapters.watlow.extras import extras_of
 from adapters.watlow.options import WatlowOptions, unit_of
 from adapters.watlow.preflight import settings_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
@@ -72,8 +73,12 @@ class WatlowFamily:
         talk = Conversation(unit_of(spec), options.word_order, places=options.places)
         share = 1.0 / max(1, int(spec.poll_hz / options.slow_hz))
         costs = [(talk.read_input, 1.0), (talk.read_power, share), (talk.read_setpoint, share)]
-        if options.also_read:
-            costs.append((talk.read_comms, share))  # the longest of them, to be on the safe side
+        extras = extras_of(
+            options.also_read, unit_of(spec), options.word_order, options.unit, port=options.port
+        )
+        if extras:  # one at a time; the longest of them, to be on the safe side
+            longest = max((extra.query for extra in extras), key=lambda query: query.size)
+            costs.append((longest, share))
         return [_cost(query, options, per_poll) for query, per_poll in costs]
 
     def describe(self, spec: DeviceSpec, data: bytes, *, sent: bool) -> str:

@@ -134,3 +134,14 @@ def test_the_probes_of_the_family_only_read_and_recognise_its_twin() -> None:
     assert probe.recognise(reply[:-1]) is None
     assert probe.recognise(reply[:-1] + b"\0") is None
     assert {one.request[1] for one in FAMILY.probes()} == {3}
+
+
+@pytest.mark.parametrize(
+    ("groups", "registers"), [([], None), (["alarm1"], 3), (["alarm1", "loop", "comms"], 19)]
+)
+def test_the_poll_plan_reckons_with_the_longest_group(
+    groups: list[str], registers: int | None
+) -> None:
+    spec = DeviceSpec(name="heater", adapter="watlow", link="bus", options={"also_read": groups})
+    beside = FAMILY.poll_cost(spec)[3:]
+    assert [cost.reply for cost in beside] == ([] if registers is None else [5 + 2 * registers])
