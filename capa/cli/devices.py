@@ -229,6 +229,12 @@ def discover(
     from capa.devices.registry import load_families
 
     ports = port or ports_here()
+    for each in ports:
+        if "/" not in each and ":" in each:
+            _refuse(
+                f"{each}: a network is not searched; a device server that passes bytes on is "
+                f"socket://{each}"
+            )
     if not ports:
         _refuse("no port under /dev/serial/by-id; name one with --port")
     probes = probes_of(load_families(family))
@@ -249,7 +255,7 @@ def _search(ports: list[str], probes: list[Any], runtime_dir: Path) -> list[Any]
     from rich.console import Console
     from rich.progress import Progress
 
-    from capa.cli.devices_discover import search
+    from capa.cli.devices_discover import asked_on, search
     from capa.cli.devices_rig import no_daemon
     from capa.devices.registry import load_connectors
 
@@ -259,12 +265,13 @@ def _search(ports: list[str], probes: list[Any], runtime_dir: Path) -> list[Any]
     async def look() -> None:
         with no_daemon(runtime_dir), Progress(console=Console(stderr=True)) as bar:
             for port in ports:
-                task = bar.add_task(port, total=len(probes))
+                asked = asked_on(port, probes)
+                task = bar.add_task(port, total=len(asked))
 
                 def step(text: str, task: Any = task) -> None:  # noqa: ANN401 - rich's own type
                     bar.update(task, advance=1, description=text)
 
-                found.extend(await search(port, probes, connector, progress=step))
+                found.extend(await search(port, asked, connector, progress=step))
 
     _run(look)
     return found

@@ -14,11 +14,13 @@ from capa.devices.spec import LinkSpec
 from capa.devices.tap import written_out
 from capa.errors import LinkClosedError
 
-__all__ = ["Found", "ports_here", "probes_of", "search", "summary"]
+__all__ = ["Found", "asked_on", "ports_here", "probes_of", "search", "summary"]
 
 LISTEN_S = 0.3
 """Before the first question at a speed: who speaks unasked."""
 MOST_HEARD = 512
+SERVER = "socket://"
+"""A device server, whose own settings have the speed: nobody here can change it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +38,8 @@ class Found:
         """Return it in words, with the tables that a profile needs."""
         who = f"{self.model} ({self.family})" if self.model else "somebody unknown"
         at = f" at address {self.address!r}" if self.address is not None else ""
-        return f"{self.port}, {self.line}{at}: {who} said {written_out(self.heard[:60])}"
+        line = "" if self.port.startswith(SERVER) else f", {self.line}"
+        return f"{self.port}{line}{at}: {who} said {written_out(self.heard[:60])}"
 
 
 def ports_here() -> list[str]:
@@ -57,6 +60,15 @@ def probes_of(families: Mapping[str, AdapterFamily]) -> list[tuple[str, Probe]]:
     for _, probe in named:
         order.setdefault(probe.line, len(order))
     return sorted(named, key=lambda each: order[each[1].line])
+
+
+def asked_on(port: str, probes: Sequence[tuple[str, Probe]]) -> Sequence[tuple[str, Probe]]:
+    """Return what is asked on a port: behind a device server, each question once."""
+    if not port.startswith(SERVER):
+        return probes
+    return list(
+        {(name, probe.request): (name, probe) for name, probe in reversed(probes)}.values()
+    )[::-1]
 
 
 def summary(probes: Sequence[tuple[str, Probe]]) -> Iterator[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from adapters.links import serial
-from capa.cli.devices_discover import probes_of, search
+from capa.cli.devices_discover import Found, asked_on, probes_of, search
 from capa.devices.registry import load_families
 from tests.support.twin_process import TwinProcess, running_twin
 
@@ -265,6 +265,24 @@ async def test_discover_finds_who_is_on_a_port_by_reads_alone(healthy: TwinProce
     assert {(each.family, each.address) for each in found if each.model} == {("alicat", "A")}
     assert len(steps) == len(few)
     assert healthy.ask(outputs=True) == before
+
+
+def test_behind_a_device_server_each_question_is_asked_once_and_no_speed_is_claimed() -> None:
+    probes = probes_of(load_families({"mettler", "alicat"}))
+    server = asked_on("socket://127.0.0.1:4001", probes)
+    assert asked_on("/dev/ttyUSB0", probes) == probes
+    assert len(server) == len({probe.request for _, probe in probes}) < len(probes)
+    assert server[0] == probes[0]
+    line = probes[0][1].line
+    assert str(line) not in str(Found("socket://host:1", "mettler", line, None, "X", b"I2"))
+    assert str(line) in str(Found("/dev/ttyUSB0", "mettler", line, None, "X", b"I2"))
+
+
+def test_a_network_is_not_searched() -> None:
+    done = devices("discover", "--port", "127.0.0.1:502", "--yes")
+    assert done.returncode == 2
+    assert "a network is not searched" in done.stderr
+    assert "socket://127.0.0.1:502" in done.stderr
 
 
 def test_discover_sends_nothing_unless_it_is_told_to_go_on(healthy: TwinProcess) -> None:
