@@ -5,6 +5,7 @@ Called inside the conductor's shield, which has a deadline.
 
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import asdict
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -114,10 +115,11 @@ class Ending:
         }
         active.log.write = None
         await bundle.close(run_status=_recorded(status), exit_reason=reason, extra=extra)
-        self._keep(active, self._report(active, status, reason, "finalizing"))
+        ended_utc = active.clock.t_utc()  # sealing is no part of the run, however long it takes
+        self._keep(active, self._report(active, status, reason, "finalizing", ended_utc))
         active.ending = "sealing the bundle"
         sealed = await self._seal(active, bundle.path)
-        self._keep(active, self._report(active, status, reason, sealed))
+        self._keep(active, self._report(active, status, reason, sealed, ended_utc))
 
     async def _seal(self, active: ActiveRun, path: Path) -> str:
         """Seal the bundle; one that is not sealed is left to be finalized again, and says why."""
@@ -135,7 +137,9 @@ class Ending:
             active.problems.append(problem)
         return status
 
-    def _report(self, active: ActiveRun, status: Outcome, reason: str, sealed: str) -> RunReport:
+    def _report(
+        self, active: ActiveRun, status: Outcome, reason: str, sealed: str, ended_utc: datetime
+    ) -> RunReport:
         bundle = active.bundle
         return RunReport(
             run_id=None if bundle is None else bundle.run_id,
@@ -143,7 +147,7 @@ class Ending:
             bundle_status=sealed,
             exit_reason=reason,
             started_utc=active.started_utc,
-            ended_utc=active.clock.t_utc(),
+            ended_utc=ended_utc,
             verdicts=active.verdicts,
             bundle=None if bundle is None else bundle.path,
             problems=tuple(active.problems),

@@ -153,6 +153,10 @@ async def test_a_run_that_is_over_is_not_shown_between_two_steps_while_its_bundl
         assert one.progress.describe() == "sealing the bundle"
         await trio.sleep(60)
         assert not running(one)
+    assert one.last_report is not None
+    assert one.last_report.ladder
+    lasted = one.last_report.ended_utc - one.last_report.started_utc
+    assert 60 <= lasted.total_seconds() < 75  # the hold and its safing; sealing is no part of it
 
 
 async def test_a_procedure_that_raises_has_crashed_and_the_daemon_lives(
