@@ -8,6 +8,7 @@ import trio
 from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from capa.cli.devices_rig import Bench, quiet_log
 from capa.devices.adapter import Health
@@ -57,7 +58,7 @@ def _in_words(name: str, value: str, unit: str, status: str) -> str:
 async def _live(rig: Rig) -> None:
     with Live(console=Console(highlight=False), auto_refresh=False, screen=False) as live:
         while True:
-            live.update(Group(_channels(rig), "", _devices(rig)), refresh=True)
+            live.update(Group(_channels(rig), "", _devices(rig), *_troubles(rig)), refresh=True)
             await trio.sleep(REFRESH_S)
 
 
@@ -87,8 +88,8 @@ def _channels(rig: Rig) -> Table:
 
 def _devices(rig: Rig) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("device", "state", "polls", "failed", "link", "late/foreign bytes", "trouble"):
-        table.add_column(column, overflow="ellipsis", no_wrap=column != "trouble")
+    for column in ("device", "state", "polls", "failed", "link", "late/foreign bytes"):
+        table.add_column(column, overflow="fold", no_wrap=column == "device")
     for spec in rig.profile.devices:
         health = rig.health(spec.name)
         stats = rig.links[spec.link].stats
@@ -99,6 +100,12 @@ def _devices(rig: Rig) -> Table:
             str(health.failures),
             spec.link,
             str(stats.drained_bytes),
-            health.detail,
         )
     return table
+
+
+def _troubles(rig: Rig) -> Iterator[Text]:
+    """Under the table, in the terminal's full width: a column would have none left for it."""
+    for spec in rig.profile.devices:
+        if trouble := rig.trouble(spec.name):
+            yield Text(f"{spec.name}: {trouble}", style="red")

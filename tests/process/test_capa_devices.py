@@ -224,6 +224,21 @@ def test_a_recording_into_no_folder_is_refused_before_anything_is_asked(
     assert len(healthy.wire(event="rx", link="balance_line")) == asked
 
 
+def test_watch_says_in_a_narrow_terminal_what_a_device_fails_with(healthy: TwinProcess) -> None:
+    healthy.ask(fault="silence", device="furnace")
+    command = f"stty cols 40 rows 50; {CAPA} devices watch {profile_of(healthy)} --for 4"
+    done = subprocess.run(
+        ["script", "-qec", command, "/dev/null"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=90,
+        check=True,
+    )
+    assert "baud rate" in done.stdout
+    assert "furnace: link furnace_bus" in done.stdout
+
+
 def test_watch_in_a_pipe_says_what_is_wrong_with_a_value(healthy: TwinProcess) -> None:
     healthy.ask(fault="sensor_break", device="furnace")
     done = devices("watch", profile_of(healthy), "--for", "1.5")
