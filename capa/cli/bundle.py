@@ -20,6 +20,7 @@ from capa.cli.bundle_common import (
     outside_bundles,
     refuse,
     say,
+    written,
 )
 from capa.cli.bundle_keeping import keep, prune
 
@@ -235,15 +236,21 @@ def export(
         refuse("say either --csv or --parquet-wide")
     opened = _opened(run, runs)
     if parquet_wide:
-        target = outside_bundles(out or Path(f"{opened.path.resolve().name}.wide.parquet"))
-        rows = or_exit(lambda: write_wide_parquet(opened, target, every_s=every_s or EVERY_S))
+        target = out or Path(f"{opened.path.resolve().name}.wide.parquet")
+        rows = written(
+            target, lambda path: write_wide_parquet(opened, path, every_s=every_s or EVERY_S)
+        )
     elif out is None:
         or_exit(lambda: write_csv(opened, sys.stdout.buffer, every_s=every_s))
         return
     else:
-        target = outside_bundles(out)
-        with or_exit(lambda: target.open("wb")) as file:
-            rows = or_exit(lambda: write_csv(opened, file, every_s=every_s))
+        target = out
+
+        def as_csv(path: Path) -> int:
+            with path.open("wb") as file:
+                return write_csv(opened, file, every_s=every_s)
+
+        rows = written(target, as_csv)
     say(f"{target}: {rows} rows")
 
 
@@ -262,7 +269,7 @@ def report(
     name = f"{opened.path.resolve().name}.{'png' if png else 'html'}"
     target = outside_bundles(out or Path(name))
     data = or_exit(lambda: plots_png(opened) if png else report_html(opened).encode())
-    or_exit(lambda: target.write_bytes(data))
+    written(target, lambda path: path.write_bytes(data))
     say(target)
 
 

@@ -1,5 +1,6 @@
 """What the commands of ``capa bundle`` share: their options, and how they end with an error."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,6 +19,7 @@ __all__ = [
     "printable",
     "refuse",
     "say",
+    "written",
 ]
 
 _TROUBLE = 1
@@ -70,6 +72,36 @@ def outside_bundles(target: Path) -> Path:
         if or_exit(lambda folder=folder: (folder / MANIFEST_FILE).exists()):  # type: ignore[misc]  # mypy can't see a lambda's default
             refuse(f"{target}: lies in a bundle, which would not verify any more; say --out FILE")
     return target
+
+
+def written(target: Path, write: Callable[[Path], _Result]) -> _Result:
+    """Have a file written beside and renamed, so that it is there whole or not at all.
+
+    ``write`` is given the path to write. What is no file (``/dev/stdout``) is written as it is.
+    """
+    outside_bundles(target)
+    plain = target.is_file() or not target.exists()
+    place = target.resolve() if plain else target  # what a link leads to is written, not the link
+    path = place.with_name(f".{place.name}.{os.getpid()}.capa-tmp") if plain else place
+    try:
+        result = or_exit(lambda: _wrote(path, write, target))
+        if plain:
+            or_exit(lambda: path.replace(place))
+        return result
+    finally:
+        if plain:
+            path.unlink(missing_ok=True)
+
+
+def _wrote(path: Path, write: Callable[[Path], _Result], target: Path) -> _Result:
+    try:
+        return write(path)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # Arrow's has no name of a file, and its words in its text alone
+        if error.filename in (None, str(path)):
+            raise OSError(error.errno, error.strerror or str(error), str(target)) from error
+        raise
 
 
 def say(text: object) -> None:

@@ -41,7 +41,8 @@ def write_wide_parquet(bundle: Bundle, target: Path, *, every_s: float = EVERY_S
     table = _wide(bundle, bundle.scalars(), every_s)
     units = {f"unit:{name}": unit for name, unit in bundle.channels().items()}
     told = {"capa.run_id": bundle.run_id, "capa.carry_s": str(CARRY_S), **units}
-    pq.write_table(table.replace_schema_metadata(told), target, compression="zstd")
+    with target.open("wb") as file:  # given a path, Arrow removes what it could not write: a device
+        pq.write_table(table.replace_schema_metadata(told), file, compression="zstd")
     return int(table.num_rows)
 
 

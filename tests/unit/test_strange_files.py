@@ -131,6 +131,34 @@ def test_samples_that_cannot_be_read_are_told_and_do_not_spoil_a_query(
     assert told.endswith("n\n0\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("words", [("export", "--csv"), ("export", "--parquet-wide"), ("report",)])
+def test_an_export_to_a_full_disk_says_so_and_leaves_what_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: tuple[str, ...]
+) -> None:
+    path = unsealed_bundle(tmp_path / "runs")
+    assert finalize_bundle(path).sealed
+    target = tmp_path / "out"
+    target.write_text("what was there")
+    command, *options = words
+    arguments = (command, str(path), *options, "--out")
+    (tmp_path / "full").symlink_to("/dev/full")
+    assert "No space left on device" in said(*arguments, str(tmp_path / "full"), code=1)
+    assert (tmp_path / "full").is_char_device()
+    (tmp_path / "full").unlink()
+
+    def full(self: Path, _target: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        assert "No space left on device" in said(*arguments, str(target), code=1)
+    assert target.read_text() == "what was there"
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["out", "runs"]
+    said(*arguments, str(target))
+    assert target.read_bytes() != b"what was there"
+
+
 def test_a_folder_that_may_not_be_looked_into_does_not_hide_the_others(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
