@@ -94,6 +94,8 @@ DECODERS: dict[str, Callable[[bytes], object]] = {
     "alicat setpoint": partial(decode_setpoint_report, "A"),
     "alicat command": decode_command,
     "balance line": decode_line,
+}
+STREAMS: dict[str, Callable[[bytes], object]] = {
     "alicat stream": lambda data: LineReply(b"\r", READER.decode).feed(data),
     "balance stream": lambda data: LineReply(b"\r\n", decode_line).feed(data),
 }
@@ -107,7 +109,19 @@ def test_any_line_is_a_value_or_a_frame_error(
     decode: Callable[[bytes], object], data: bytes
 ) -> None:
     with suppress(FrameError):
-        decode(data)
+        assert decode(data) is not None, "to a link, None says that more is to come"
+
+
+@pytest.mark.parametrize("feed", STREAMS.values(), ids=STREAMS.keys())
+@given(data=st.binary(max_size=300))
+def test_any_stream_is_a_value_or_a_frame_error_or_goes_on(
+    feed: Callable[[bytes], object], data: bytes
+) -> None:
+    with suppress(FrameError):
+        if feed(data) is None:
+            assert len(data.strip(b"\r\n")) <= 256, (
+                "a line without an end would be awaited for ever"
+            )
 
 
 @given(st.binary(max_size=300))
