@@ -12,6 +12,7 @@ from pathlib import Path
 
 from capa.errors import BundleError
 from capa.storage.atomic import fsync_dir, write_atomically
+from capa.storage.lock import FolderLock
 from capa.storage.manifest import Manifest, write_manifest
 
 __all__ = ["PACKAGES_FILE", "free_reserve", "is_unborn", "make_folder", "packages_json"]
@@ -38,7 +39,9 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
         raise BundleError(f"{path}: there is a bundle of this name already")
     building = path.with_name(f".{path.name}{_UNBORN}")
     building.mkdir()
+    lock = FolderLock(building)  # whoever clears away what was left unborn leaves this one alone
     try:
+        lock.acquire()
         for name, text in {**files, PACKAGES_FILE: packages_json()}.items():
             target = building / name
             target.parent.mkdir(exist_ok=True)
@@ -49,6 +52,8 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
         raise
+    finally:
+        lock.release()
     fsync_dir(path.parent)
 
 

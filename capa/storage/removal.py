@@ -157,7 +157,13 @@ def _clear(entry: Path) -> str | None:
             lock.release()
         return f"{match['run']}: its removal, which was cut short, was finished"
     if is_unborn(entry):
-        shutil.rmtree(entry)
+        lock = FolderLock(entry)
+        if not lock.acquire():
+            return None  # it is being made just now, by capa run
+        try:
+            shutil.rmtree(entry)
+        finally:
+            lock.release()
         return f"{entry.name}: a bundle that a kill kept from being made, without a record in it"
     return None
 

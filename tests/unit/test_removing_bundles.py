@@ -11,11 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from capa.storage import removal
+from capa.storage import folder, removal
 from capa.storage.catalog import catalogued
 from capa.storage.lock import FolderLock
 from capa.storage.removal import Kept, Removed, clear_leftovers, remove_bundle, removed_runs
 from capa.storage.retention import Failed, Limits, Outcome, pin_file, prune
+from tests.support.bundles import unsealed_bundle
 from tests.support.sealed import sealed_at
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -340,3 +341,18 @@ def test_a_folder_that_may_not_be_written_is_told_and_nothing_is_lost() -> None:
             os._exit(0 if [type(one) for one in outcomes] == [Failed] else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert left(root) == [path.name, newest.name]
+
+
+def test_a_bundle_that_is_just_being_made_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Housekeeping of the daemon beside capa run, in one folder."""
+    kept_reserve = folder._keep_reserve
+
+    def meanwhile(building: Path) -> None:
+        assert clear_leftovers(tmp_path) == []
+        kept_reserve(building)
+
+    monkeypatch.setattr(folder, "_keep_reserve", meanwhile)
+    path = unsealed_bundle(tmp_path)
+    assert (path / "manifest.json").exists()
