@@ -1,6 +1,7 @@
 """An experiment against the box: the right rig, a method that fits it, handlers that exist."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from capa.config.check import check_method
@@ -25,12 +26,10 @@ def check_experiment(
     """Return what stands between an experiment and a rig; ``folder`` is the experiment's own."""
     problems = _other_rig(read, profile, profile_file, folder)
     experiment = read.experiment
-    if experiment.method is None:
-        return problems
     known = {} if procedures is None else procedures  # `or` would wait for every plug-in
-    problems += _unused(read, known)
+    problems += _lacking(read, known) if experiment.method is None else _unused(read, known)
     inner, found = _inner(experiment, known)
-    problems += found
+    problems += [_placed(read, problem) for problem in found]
     walked = inner or [experiment]
     for one in walked:
         procedure = known.get(one.procedure.id)
@@ -43,7 +42,29 @@ def check_experiment(
                 file=read.method_file or read.source.file,
                 lines=read.method_lines if same else {},
             )
-    return list(dict.fromkeys(problems))
+    told = {replace(problem, line=None) for problem in problems if problem.line is not None}
+    return [one for one in dict.fromkeys(problems) if one.line is not None or one not in told]
+
+
+def _placed(read: ExperimentFile, problem: Problem) -> Problem:
+    """Name the file of what a procedure found in its config, which knows of none."""
+    if problem.file is not None:
+        return problem
+    at = read.source.problem(problem.code, ("procedure", "config"), problem.message)
+    return replace(problem, file=at.file, line=at.line)
+
+
+def _lacking(read: ExperimentFile, procedures: Mapping[str, type[Procedure]]) -> list[Problem]:
+    """Say so where a procedure that walks a method has none: it is its preflight that refuses."""
+    named = read.experiment.procedure.id
+    cls = procedures.get(named)
+    if cls is None or not cls.uses_method or hasattr(cls, "inner_experiments"):
+        return []
+    message = f"{named} walks a method, and the experiment has none"
+    hint = "add `method = ...`, or record without one with capa.builtin.free_run"
+    code, where = "experiment.method_missing", "field method"
+    path = ("procedure", "id")
+    return [read.source.problem(code, path, message, where=where, hint=hint, blocking=False)]
 
 
 def _unused(read: ExperimentFile, procedures: Mapping[str, type[Procedure]]) -> list[Problem]:

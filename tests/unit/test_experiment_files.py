@@ -251,6 +251,45 @@ def test_a_batchs_changed_values_are_checked_at_the_desk(
     assert said in output
 
 
+def test_what_a_batch_finds_in_its_overrides_names_the_file(folder: Path) -> None:
+    file = folder / "series.experiment.yaml"
+    file.write_text(
+        "method: methods/demo.method.toml\nprocedure:\n  id: capa.builtin.batch\n"
+        "  config: { replicates: 2, overrides: [{ iteration: 2, steps: { 9: { value: 1 } } }] }\n"
+    )
+    _, output = capa("validate", file, "--hardware", RIG)
+    assert f"{file}:4: overrides of iteration 2: there is no step 9" in output
+
+
+def test_what_is_wrong_with_every_replicate_is_said_once(folder: Path) -> None:
+    method = folder / "methods/demo.method.toml"
+    method.write_text(method.read_text().replace('"mass_loss_fraction"', '"mass_loss"'))
+    file = folder / "series.experiment.yaml"
+    file.write_text(
+        "method: methods/demo.method.toml\nprocedure:\n  id: capa.builtin.batch\n"
+        "  config: { replicates: 2, overrides: [{ iteration: 2, steps: { 3: { value: 1 } } }] }\n"
+    )
+    _, output = capa("validate", file, "--hardware", RIG)
+    assert output.count('no channel is called "mass_loss"') == 1
+
+
+def test_a_recipe_without_a_method_is_told_at_the_desk_and_a_batch_of_free_runs_is_not(
+    folder: Path,
+) -> None:
+    file = folder / "run.experiment.yaml"
+    file.write_text("procedure: { id: capa.builtin.recipe_runner }\n")
+    code, output = capa("validate", file, "--hardware", RIG)
+    assert code == 0  # its preflight refuses; another procedure may do without
+    assert f"warning: {file}:1: field method: capa.builtin.recipe_runner walks a method" in output
+    file.write_text(
+        "procedure:\n  id: capa.builtin.batch\n"
+        "  config: { replicates: 2, procedure: { id: capa.builtin.free_run, "
+        "config: { duration_s: 1 } } }\n"
+    )
+    code, output = capa("validate", file, "--hardware", RIG)
+    assert (code, "walks a method" in output) == (0, False)
+
+
 # --- in the spool ---------------------------------------------------------------------------------
 
 
