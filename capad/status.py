@@ -9,6 +9,9 @@ from capa.runtime.safe_state import ChannelVerdict, Verdict
 
 __all__ = ["SafeRecord", "Snapshot", "status_line", "worst"]
 
+_MANY = 200
+"""Characters of alarms that leave room for the rest of the line: systemd shows some 500."""
+
 
 @dataclass(frozen=True, slots=True)
 class SafeRecord:
@@ -56,7 +59,7 @@ def status_line(now: Snapshot) -> str:
     if now.trip and now.phase != "IDLE":
         parts.append(f"TRIPPED: {now.trip}")
     if now.alarms and not now.trip:
-        parts.append(f"ALARM: {'; '.join(now.alarms)}")
+        parts.append(f"ALARM: {_alarms(now.alarms)}")
     if now.cooling and now.phase != "RUN":
         parts.append(f"cooling: {now.cooling}")
     if now.silent:
@@ -84,6 +87,14 @@ def _head(now: Snapshot) -> str:
     if now.phase == "IDLE" and now.held is not None:
         return f"HELD {now.held}; to release: rm '{now.hold_file}'"
     return f"{now.phase} {now.doing}".strip()
+
+
+def _alarms(alarms: tuple[str, ...]) -> str:
+    """Return them all, or the first: a mute device raises many, and what follows is needed too."""
+    text = "; ".join(alarms)
+    if len(text) <= _MANY or len(alarms) == 1:
+        return text
+    return f"{alarms[0]}; and {len(alarms) - 1} more: capa safety show"
 
 
 def _run(now: Snapshot) -> str:

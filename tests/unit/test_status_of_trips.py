@@ -25,6 +25,12 @@ def test_alarms_are_named_until_a_trip_says_more() -> None:
     assert "ALARM" not in status_line(Snapshot("IDLE", trip="too hot", alarms=("pv high",)))
 
 
+def test_a_mute_device_with_many_channels_leaves_room_for_the_rest_of_the_line() -> None:
+    alarms = tuple(f"channel.{n}: nothing heard; {'check power ' * 15}" for n in range(3))
+    line = status_line(Snapshot("RUN", "x", alarms=alarms, silent=("furnace",)))
+    assert f"ALARM: {alarms[0]}; and 2 more: capa safety show; no answer from furnace" in line
+
+
 def test_a_rig_in_order_speaks_of_neither() -> None:
     line = status_line(Snapshot("IDLE", "waiting"))
     assert "ALARM" not in line
