@@ -93,7 +93,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     service = "NOTIFY_SOCKET" in os.environ
     if service:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # never ends a service, not even an early one
+        # Never ends a service, and an early one waits for ``capad.signals``. Not by SIG_IGN, which
+        # throws away what waits whenever it is set, and trio sets anew what it finds.
+        signal.signal(signal.SIGINT, _unheard)
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     gc.disable()  # until READY: imports make little garbage and much work for the collector
     faulthandler.enable()  # SIGABRT, the watchdog's signal, leaves the stacks in the journal
     from capa.config.problems import ProblemsError
@@ -106,6 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if arguments.check:
         return _check(settings)
     return _run(settings, arguments, service=service)
+
+
+def _unheard(_signum: int, _frame: object) -> None:
+    """Do nothing: the daemon is not up yet, or at its end."""
 
 
 def _flags(arguments: argparse.Namespace) -> dict[str, Path | None]:

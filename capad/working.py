@@ -216,8 +216,16 @@ class Working:
         """An abort with nothing running holds what waits."""
         service = self._service
         if service.abort and service.idle is None:
+            waiting = bool(spool.queued)
+            if not spool.scanned.is_set():  # asked for in the start: nobody knows yet what waits
+                with trio.CancelScope() as service.idle:
+                    await spool.scanned.wait()
+                service.idle = None
+                if not spool.scanned.is_set():
+                    return
+                waiting = not spool.is_empty
             reason, service.abort = service.abort, ""
-            if spool.queued and spool.held is None:
+            if waiting and spool.held is None:
                 await spool.hold(f"{reason} with nothing running")
 
     def _nothing_left(self, spool: Spool) -> bool:

@@ -1,6 +1,7 @@
 """What each signal does to the real process, judged by the wire where safety is claimed."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -61,9 +62,13 @@ def test_a_second_sigint_ends_the_cooldown_dwell(twin: Twin, tmp_path: Path) -> 
 
 def test_sigint_with_nothing_running_does_not_end_a_service(twin: Twin, tmp_path: Path) -> None:
     with running_daemon(tmp_path, twin.profile) as daemon:
-        daemon.send(signal.SIGINT)
         daemon.drop("small.method.toml", method_toml(hold_s=0.1))
         daemon.wait_job("done")
+        daemon.wait_status("IDLE")
+        daemon.send(signal.SIGINT)
+        eventually(lambda: "signal.sigint" in daemon.log(), "it was heard", say=daemon.log)
+        daemon.drop("second.method.toml", method_toml(hold_s=0.1))
+        daemon.wait_job("done", 2)
 
 
 def test_sigterm_stops_the_run_seals_and_exits_clean(twin: Twin, tmp_path: Path) -> None:
@@ -127,6 +132,29 @@ def test_sighup_with_a_broken_profile_keeps_the_old_one(twin: Twin, tmp_path: Pa
         )
         daemon.drop("small.method.toml", method_toml(hold_s=0.1))
         daemon.wait_job("done")
+
+
+def holds_sigint_back(daemon: Daemon) -> bool:
+    """Whether a SIGINT is held back already."""
+    status = Path(f"/proc/{daemon.process.pid}/status").read_text()
+    masks = dict(re.findall(r"^Sig(\w+):\s*(\w+)$", status, re.MULTILINE))
+    return all(int(masks[name], 16) & 1 << signal.SIGINT - 1 for name in ("Blk", "Cgt"))
+
+
+def test_a_sigint_that_comes_while_it_starts_holds_what_waits(twin: Twin, tmp_path: Path) -> None:
+    def early(daemon: Daemon) -> None:
+        eventually(lambda: holds_sigint_back(daemon), "the start has begun", say=daemon.log)
+        daemon.send(signal.SIGINT)
+
+    incoming = tmp_path / "spool" / "incoming"
+    incoming.mkdir(parents=True)
+    (incoming / "waits.method.toml").write_text(method_toml(hold_s=600))
+    with running_daemon(tmp_path, twin.profile, early=early) as daemon:
+        daemon.wait_status("HELD")
+        assert len(daemon.jobs("queued")) == 1
+        assert not list(daemon.runs.glob("2*"))
+        daemon.release()
+        daemon.wait_setpoint(twin, above=99)
 
 
 def test_after_kill_9_the_job_is_failed_its_bundle_sealed_as_crashed_and_the_rig_safe(

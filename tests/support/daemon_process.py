@@ -6,7 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -158,8 +158,12 @@ def running_daemon(
     prefix: Sequence[str] = (),
     settings: str = "",
     python: Path | str = sys.executable,
+    early: Callable[[Daemon], None] = lambda _: None,
 ) -> Iterator[Daemon]:
-    """Run the daemon until the block ends; yields once it said READY."""
+    """Run the daemon until the block ends; yields once it said READY.
+
+    ``early`` is called as soon as its process is there.
+    """
     (folder / "spool" / "incoming").mkdir(parents=True, exist_ok=True)
     config = folder / "capad.toml"
     config.write_text(f"[spool]\nrescan_s = 1.0\n{settings}\n")
@@ -185,6 +189,7 @@ def running_daemon(
         )
     daemon = Daemon(folder, process, notify)
     try:
+        early(daemon)
         eventually(
             lambda: "READY=1" in daemon.listen() or process.poll() is not None,
             "capad is ready",
