@@ -93,7 +93,10 @@ class Bench:
         has the daemon's own words.
         """
         groups = self._group.glob(f"**/{SERVICE}/cgroup.procs")
-        pids = [int(pid) for group in groups for pid in group.read_text().split()]
+        try:
+            pids = [int(pid) for group in groups for pid in group.read_text().split()]
+        except OSError:  # the service ended while it was looked at, and its group with it
+            return []
         return [pid for pid in pids if word in _words(pid) and _parent(pid) == self.systemd.pid]
 
     def daemon_pid(self) -> int | None:
