@@ -58,14 +58,14 @@ def status_line(now: Snapshot) -> str:
         parts.append(f"held, too: rm '{now.hold_file}' once it is cleared")
     if now.trip and now.phase != "IDLE":
         parts.append(f"TRIPPED: {now.trip}")
+    if now.trouble:
+        parts.append(f"TROUBLE: {now.trouble}")
     if now.alarms and not now.trip:
         parts.append(f"ALARM: {_alarms(now.alarms)}")
     if now.cooling and now.phase != "RUN":
         parts.append(f"cooling: {now.cooling}")
     if now.silent:
         parts.append(f"no answer from {', '.join(now.silent)}")
-    if now.trouble:
-        parts.append(f"TROUBLE: {now.trouble}")
     if now.unguarded:
         parts.append(f"capad-guard can't reach {', '.join(now.unguarded)}")
     parts.append(f"last safe: {_safe(now.safe)}")

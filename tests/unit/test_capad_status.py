@@ -76,6 +76,11 @@ def test_what_stands_in_the_way_is_in_the_line() -> None:
     assert "TROUBLE: disk full" in line
 
 
+def test_what_keeps_the_spool_from_working_comes_before_alarms_which_may_be_cut_off() -> None:
+    line = status_line(Snapshot("IDLE", trouble="disk full", alarms=("hot", "cold"), cooling="x"))
+    assert line.index("TROUBLE: disk full") < line.index("ALARM") < line.index("cooling")
+
+
 def test_an_output_that_the_guardian_cannot_reach_is_in_the_line_for_good() -> None:
     line = status_line(Snapshot("IDLE", unguarded=("purge.flow",)))
     assert "capad-guard can't reach purge.flow" in line
