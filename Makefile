@@ -37,7 +37,8 @@ demo: $(READY) ## run the demo method through the daemon on the simulator twins 
 test: $(READY) ## run every test: unit, properties, wire, process, systemd
 	$(BIN)/pytest tests -n $(JOBS) --dist loadfile --no-loadscope-reorder
 
-check: $(READY) lint types imports unit ## ruff, flake8-async, mypy --strict, import contracts, unit hardening
+check: $(READY) ## ruff, flake8-async, mypy --strict, import contracts, unit hardening
+	@$(MAKE) --no-print-directory -j 2 --output-sync lint types imports unit
 
 lint: $(READY)
 	$(BIN)/ruff format --check .
