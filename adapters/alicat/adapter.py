@@ -94,7 +94,9 @@ class AlicatAdapter(BaseAdapter):
         reply = MakerReply(self._unit)
         request = encode_maker_request(self._unit)
         with suppress(LinkTimeoutError):
-            await self._link.exchange(request, reply.feed, priority=Priority.POLL)
+            await self._link.exchange(
+                self._options.lead + request, reply.feed, priority=Priority.POLL
+            )
         return reply.found
 
     async def _end_stream(self, how: Literal["@@ ", "@@="]) -> None:
@@ -104,13 +106,13 @@ class AlicatAdapter(BaseAdapter):
         except (FrameError, LinkTimeoutError):
             with suppress(FrameError, LinkTimeoutError):  # what it answers is not known
                 await self._link.exchange(
-                    encode_stop(self._unit, how),
+                    self._options.lead + encode_stop(self._unit, how),
                     LineReply(EOL, self._reader.decode).feed,
                     priority=Priority.SAFE,
                 )
 
     async def _check_columns(self) -> None:
-        request = encode_table_request(self._unit)
+        request = self._options.lead + encode_table_request(self._unit)
         feed = TableReply(self._unit).feed
         table = (await self._exchange(request, feed, priority=Priority.POLL)).value
         if table.columns != self._options.columns:
@@ -276,6 +278,7 @@ class AlicatAdapter(BaseAdapter):
     async def _ask(
         self, request: bytes, decode: Callable[[bytes], ReplyT], priority: Priority
     ) -> Answer[ReplyT]:
+        request = self._options.lead + request
         return await self._exchange(request, LineReply(EOL, decode).feed, priority=priority)
 
 

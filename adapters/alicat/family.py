@@ -56,8 +56,9 @@ class AlicatFamily:
 
     def poll_cost(self, spec: DeviceSpec) -> Sequence[ExchangeCost]:
         """Return what a data frame costs; 0.7 ms beside the wire were measured on a 10v20."""
-        columns = AlicatOptions.model_validate(spec.options).columns
-        return [ExchangeCost(2, _FRAME_FIXED + _COLUMN * len(columns), _REPLY_S)]
+        options = AlicatOptions.model_validate(spec.options)
+        reply = _FRAME_FIXED + _COLUMN * len(options.columns)
+        return [ExchangeCost(2 + len(options.lead), reply, _REPLY_S)]
 
     def probes(self) -> Sequence[Probe]:
         """Return a poll of each unit letter, at each speed, the factory's first; no ``AL...``."""
@@ -95,7 +96,8 @@ class AlicatFamily:
         long = options.setpoint_command == "LS"
         column = options.columns.index("setpoint") + 1
         return SafeWrite(
-            request=encode_setpoint(
+            request=options.lead
+            + encode_setpoint(
                 unit,
                 write.value,
                 command=options.setpoint_command,
@@ -103,7 +105,7 @@ class AlicatFamily:
                 prefix=options.write_prefix,
             ),
             accepted=MatchingLine(setpoint_report_pattern(unit), EOL) if long else frame,
-            read_back=ReadBack(encode_poll(unit), frame, GroupNumber(column)),
+            read_back=ReadBack(options.lead + encode_poll(unit), frame, GroupNumber(column)),
         )
 
 

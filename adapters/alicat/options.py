@@ -5,7 +5,7 @@ from typing import Final, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
-from adapters.alicat.codec import Column
+from adapters.alicat.codec import EOL, Column
 from adapters.alicat.firmware import FirmwareName
 from capa.devices.spec import DeviceSpec
 from capa.models import Flag, Frozen, Number, Whole
@@ -60,6 +60,9 @@ class AlicatOptions(Frozen):
     """``T`` by alicat.com, ``T 1`` by the Serial Primer (8v00 on)."""
     write_prefix: Literal["", "$$"] = ""
     """``$$`` for GP firmware, which takes no other writes."""
+    begin_with_cr: Flag = False
+    """Whether every request begins with a CR, for a line that Modbus devices share: their frames
+    have no end that this device knows, and it would take them for the beginning of its own line."""
     stop_stream: Literal["@@ ", "@@="] | None = None
     """What ends a stream that somebody left on, in front of the unit letter: ``@@ `` on newer
     firmware, ``@@=`` on older. It makes whichever unit streams this one, so only for a device that
@@ -83,6 +86,11 @@ class AlicatOptions(Frozen):
         if self.reset_total_command == self.tare_command == "T":
             raise ValueError('"T" either tares or resets the total, by firmware; it can\'t do both')
         return self
+
+    @property
+    def lead(self) -> bytes:
+        """What goes before each request."""
+        return EOL if self.begin_with_cr else b""
 
     @property
     def steps(self) -> tuple[float, ...]:
