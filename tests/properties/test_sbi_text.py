@@ -28,15 +28,18 @@ def test_any_bytes_are_a_text_or_nothing_or_its_one_error(chunks: list[bytes]) -
 
 
 @given(
-    st.text("ABCXYZabc0189-.", min_size=1, max_size=19).filter(str.strip),
+    st.text("ABCXYZabc0189-.", min_size=1, max_size=13).filter(str.strip),
     st.lists(st.floats(-200, 200), max_size=5),
     st.integers(1, 50),
 )
 def test_a_name_is_found_behind_whatever_weights_were_printed(
     name: str, weights: list[float], size: int
 ) -> None:
-    """The name has letters in its first place: a line of blanks and digits could be a weight."""
-    name = f"M{name}"
+    """The name has a digit in its seventh place, where a weight has its sign and a status its word.
+
+    What is in the first six is a label: ``M00000C`` could be that of a balance that calibrates.
+    """
+    name = f"MSE1203{name}"
     printed = b"".join(encode_line(Weight(one, "g"), width=22) for one in weights)
     data = printed + f"{name:<20}\r\n".encode("ascii")
     text, found = TextLine(), None
