@@ -228,6 +228,17 @@ class Spool:
         if self._rechecking:
             await self._recheck()
         if trouble is None and not self._settling.due(trio.current_time()):
+            await self._see_it_mended()
+
+    async def _see_it_mended(self) -> None:
+        """Take the trouble back, once the disk takes a file again: a look alone needs no room."""
+        if self.trouble is None:
+            return
+        try:
+            await trio.to_thread.run_sync(self._folders.try_disk)
+        except OSError as error:
+            self._log.debug("spool.still_in_trouble", message=str(error))
+        else:
             self.trouble = None
 
     def _look(self) -> tuple[dict[str, Stamp], str | None]:

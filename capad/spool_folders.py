@@ -25,6 +25,7 @@ from pathlib import Path
 from capa.clock import utc_now
 from capa.config.problems import Problem, ProblemsError
 from capa.storage.atomic import (
+    LEFTOVER_SUFFIX,
     clear_temporaries,
     fsync_dir,
     fsync_file,
@@ -56,6 +57,7 @@ FOLDER_MODE, FILE_MODE = 0o755, 0o644
 """Of what is told about a job, whatever the umask: who dropped it must be able to read it. Who
 may enter the spool at all is for the mode of its root."""
 _STAGED = "."
+_TRIED, _TRIED_BYTES = f".disk-tried{LEFTOVER_SUFFIX}", 16 * 1024
 _LAST_S = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _DAMAGED = f"{JOB_FILE}.damaged"
 _NOT_A_JOB = (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError)
@@ -99,6 +101,12 @@ class SpoolFolders:
         ]
         self._next_sequence = max(numbers, default=0) + 1
 
+    def try_disk(self) -> None:
+        """Write and remove a file as large as any ``job.json``: raises where that can't be done."""
+        tried = self.root / JobState.QUEUED / _TRIED  # not watched: a try wakes nobody
+        write_atomically(tried, bytes(_TRIED_BYTES))
+        tried.unlink()
+
     def _clear_leftovers(self) -> None:
         """Delete the half-written files of a daemon that was killed.
 
@@ -106,6 +114,7 @@ class SpoolFolders:
         """
         clear_temporaries(self.root)
         for state in (JobState.QUEUED, JobState.ACTIVE):
+            clear_temporaries(self.root / state)
             for folder in (self.root / state).iterdir():
                 clear_temporaries(folder)
 

@@ -109,8 +109,8 @@ def test_on_one_full_disk_for_spool_and_runs_jobs_wait_until_there_is_room(
         with ballast.open("wb") as file:
             os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(inside).free)
         (spool / "incoming" / ".aside").rename(spool / "incoming" / "a.method.toml")
-        daemon.wait_status("runs disk free")
         daemon.wait_status("the disk is full")
+        assert "the disk is full" in daemon.wait_status("runs disk free = 0 MB")
         assert not list((spool / "rejected").iterdir())
         ballast.unlink()
         eventually(lambda: list((spool / "done").iterdir()), "it runs", within_s=40, say=daemon.log)

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from capa.config.experiment import ExperimentConfig
-from capa.storage.atomic import fsync_dir
+from capa.storage.atomic import fsync_dir, write_atomically
 from capad import spool as spool_module
 from capad import spool_folders, turns
 from capad.intake import Prepared
@@ -185,6 +185,32 @@ async def test_a_job_that_goes_back_or_ends_on_a_bad_disk_gets_there_once_and_is
         assert states == ["queued", "active", "queued", "active", "failed"]
     assert [path.name for path in (tmp_path / "spool" / "failed").iterdir()] == [job.id]
     assert [path.name for path in (tmp_path / "spool" / "active").iterdir()] == []
+
+
+async def test_a_full_disk_stays_in_the_status_until_it_takes_files_again(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await filled(tmp_path, "0 -")
+    full = True
+
+    def write(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device", str(path))
+        write_atomically(path, data, mode=mode)
+
+    monkeypatch.setattr(spool_folders, "write_atomically", write)
+    with trio.move_on_after(3):
+        await spool.next(lambda: False)
+    said = spool.trouble or ""
+    assert "can't be started: the disk is full" in said
+    for _ in range(3):  # a look at incoming/ alone needs no room, and proves nothing
+        await spool._round()
+        assert spool.trouble == said
+    full = False
+    await spool._round()
+    assert spool.trouble is None
+    assert [path.name for path in (tmp_path / "spool" / "queued").iterdir()] == [spool.queued[0].id]
+    assert await next_name(spool) == "0"
 
 
 async def test_where_nothing_tells_of_a_dropped_file_it_is_found_by_looking(
