@@ -68,7 +68,7 @@ def _unfinished(runs_root: Path) -> Iterator[Path]:
     for path in _bundles(runs_root):
         try:
             status = read_manifest(path).bundle_status
-            unsummed = status == "sealed" and not (path / SUMS_FILE).exists()
+            unsummed = status == "sealed" and not (path / SUMS_FILE).is_file()
             unfinished = status in _UNFINISHED or unsummed
         except BundleError:
             unfinished = (path / INFLIGHT_FILE).exists()

@@ -51,6 +51,7 @@ _OUR_FILES = (
     *(f"{name}{end}" for name in _DATABASES for end in ("", "-wal", "-shm", "-journal")),
     SCALARS_FILE,
     STATUS_FILE,
+    SUMS_FILE,
     SIGNATURE_FILE,
 )
 
@@ -103,7 +104,7 @@ def _finalize(path: Path, sign_key: Path | None) -> FinalizeResult:
     if work.manifest.bundle_status == "verification_failed":
         notes = "; ".join(work.manifest.finalize_notes)
         return FinalizeResult("verification_failed", notes or "see capa bundle verify")
-    if (path / SUMS_FILE).exists():  # which is written after a manifest that says sealed
+    if (path / SUMS_FILE).is_file():  # which is written after a manifest that says sealed
         return FinalizeResult(
             "verification_failed",
             f"{path}: was sealed, and its {MANIFEST_FILE} was altered since; nothing was touched",
@@ -130,7 +131,7 @@ def _begin(path: Path) -> Work | None:
     except NewerFormatError:
         raise
     except BundleError as error:
-        if (path / SUMS_FILE).exists():
+        if (path / SUMS_FILE).is_file():
             return None
         work = Work(path, salvaged_manifest(path))
         work.note(f"the manifest was made anew: {error}")
@@ -142,7 +143,7 @@ def _begin(path: Path) -> Work | None:
 def _again(work: Work) -> FinalizeResult:
     """Verify what is sealed; only the sums may be missing, after a kill between the last writes."""
     clear_temporaries(work.path)
-    if not (work.path / SUMS_FILE).exists() and not any(
+    if not (work.path / SUMS_FILE).is_file() and not any(
         problem.blocking for problem in verify_contents(work.path, work.manifest)
     ):
         sums = {name: entry.sha256 for name, entry in work.manifest.files.items()}

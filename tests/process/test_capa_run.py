@@ -263,7 +263,7 @@ def test_a_bundle_that_cannot_be_sealed_and_verified_exits_with_3(tmp_path: Path
             say=lambda: said(tmp_path),
         )
         (bundle,) = (tmp_path / "runs").iterdir()
-        (bundle / "manifest.sha256" / "in the way").mkdir(parents=True)
+        (bundle / "manifest.sha256").write_text("of another run")
         assert process.wait(30) == 3
     assert "small.method.toml: COMPLETED" in said(tmp_path)
     assert "the bundle is not sealed: verification_failed" in said(tmp_path)

@@ -64,6 +64,7 @@ def test_a_link_to_other_events_leaves_them_alone(path: Path, elsewhere: Path) -
         "events.sqlite",
         "events.sqlite-wal",
         "inflight.sqlite-shm",
+        "manifest.sha256",
         "manifest.sha256.sig",
     ],
 )
