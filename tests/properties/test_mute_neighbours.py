@@ -1,5 +1,7 @@
 """A mute device on a shared line leaves its neighbours at least four fifths of the line's time."""
 
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -9,7 +11,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock
 
 from adapters.links.link import StreamLink
-from adapters.twin.memory import twin_connectors
+from adapters.twin.memory import TwinHandle, twin_connectors
 from capa.config.hardware import HardwareProfile
 from capa.devices.registry import load_families
 from capa.runtime.rig import Rig, open_rig
@@ -40,12 +42,19 @@ def shared_line(devices: int, timeout_s: float) -> HardwareProfile:
     )
 
 
-async def polls(profile: HardwareProfile, mute: set[str], live: str) -> int:
+@asynccontextmanager
+async def answering(profile: HardwareProfile) -> AsyncGenerator[tuple[Rig, TwinHandle]]:
+    """Open the rig on its twins, each of which answers."""
     families = load_families({"watlow"})
     connectors, twins = twin_connectors(profile, families)
-    rig_parts: dict[str, Any] = {"families": families, "connectors": connectors}
-    async with open_rig(profile, link_class=StreamLink, log=quiet_log(), **rig_parts) as rig:
+    parts: dict[str, Any] = {"families": families, "connectors": connectors}
+    async with open_rig(profile, link_class=StreamLink, log=quiet_log(), **parts) as rig:
         await rig.wait_answering(30)
+        yield rig, twins
+
+
+async def polls(profile: HardwareProfile, mute: set[str], live: str) -> int:
+    async with answering(profile) as (rig, twins):
         for name in mute:
             twins.fault("silence", device=name)
         await trio.sleep(SETTLE_S)
@@ -99,12 +108,8 @@ async def oldest_age(mute: int, after_s: float) -> float:
             "channels": channels,
         }
     )
-    families = load_families({"watlow"})
-    connectors, twins = twin_connectors(profile, families)
-    parts: dict[str, Any] = {"families": families, "connectors": connectors}
     oldest_s = 0.0
-    async with open_rig(profile, link_class=StreamLink, log=quiet_log(), **parts) as rig:
-        await rig.wait_answering(30)
+    async with answering(profile) as (rig, twins):
         await trio.sleep(10 + after_s)
         for index in range(mute):
             twins.fault("silence", device=f"heater{index + 1}")
@@ -128,12 +133,7 @@ def test_no_value_of_a_neighbour_grows_older_than_two_seconds_for_each_mute_devi
 
 def test_a_device_alone_on_its_line_is_asked_again_at_once_when_a_reply_was_lost() -> None:
     async def asked_again_after() -> float:
-        profile = shared_line(1, 0.3)
-        families = load_families({"watlow"})
-        connectors, twins = twin_connectors(profile, families)
-        parts: dict[str, Any] = {"families": families, "connectors": connectors}
-        async with open_rig(profile, link_class=StreamLink, log=quiet_log(), **parts) as rig:
-            await rig.wait_answering(30)
+        async with answering(shared_line(1, 0.3)) as (rig, twins):
             twins.fault("silence", device="heater0")
             while not rig.health("heater0").failures:  # noqa: ASYNC110 - the rig offers no event
                 await trio.sleep(0.01)
@@ -148,12 +148,7 @@ def test_a_device_alone_on_its_line_is_asked_again_at_once_when_a_reply_was_lost
 
 def test_a_device_that_speaks_again_is_noticed_within_its_patience() -> None:
     async def back_after() -> float:
-        profile = shared_line(2, 0.3)
-        families = load_families({"watlow"})
-        connectors, twins = twin_connectors(profile, families)
-        parts: dict[str, Any] = {"families": families, "connectors": connectors}
-        async with open_rig(profile, link_class=StreamLink, log=quiet_log(), **parts) as rig:
-            await rig.wait_answering(30)
+        async with answering(shared_line(2, 0.3)) as (rig, twins):
             twins.fault("silence", device="heater1")
             await trio.sleep(60)
             twins.fault("silence", device="heater1", active=False)

@@ -230,6 +230,16 @@ def test_every_shipped_experiment_fits_the_rig_whose_path_it_gives(path: Path) -
     assert code == 0, output
 
 
+def batch_file(folder: Path, steps: str) -> Path:
+    """A batch of the demo method whose second replicate has other values."""
+    file = folder / "series.experiment.yaml"
+    file.write_text(
+        "method: methods/demo.method.toml\nprocedure:\n  id: capa.builtin.batch\n"
+        f"  config: {{ replicates: 2, overrides: [{{ iteration: 2, steps: {steps} }}] }}\n"
+    )
+    return file
+
+
 @pytest.mark.parametrize(
     ("steps", "said"),
     [
@@ -241,22 +251,13 @@ def test_every_shipped_experiment_fits_the_rig_whose_path_it_gives(path: Path) -
 def test_a_batchs_changed_values_are_checked_at_the_desk(
     folder: Path, steps: str, said: str
 ) -> None:
-    file = folder / "series.experiment.yaml"
-    file.write_text(
-        "method: methods/demo.method.toml\nprocedure:\n  id: capa.builtin.batch\n"
-        f"  config: {{ replicates: 2, overrides: [{{ iteration: 2, steps: {steps} }}] }}\n"
-    )
-    code, output = capa("validate", file, "--hardware", RIG)
+    code, output = capa("validate", batch_file(folder, steps), "--hardware", RIG)
     assert code == 2
     assert said in output
 
 
 def test_what_a_batch_finds_in_its_overrides_names_the_file(folder: Path) -> None:
-    file = folder / "series.experiment.yaml"
-    file.write_text(
-        "method: methods/demo.method.toml\nprocedure:\n  id: capa.builtin.batch\n"
-        "  config: { replicates: 2, overrides: [{ iteration: 2, steps: { 9: { value: 1 } } }] }\n"
-    )
+    file = batch_file(folder, "{ 9: { value: 1 } }")
     _, output = capa("validate", file, "--hardware", RIG)
     assert f"{file}:4: overrides of iteration 2: there is no step 9" in output
 
@@ -264,11 +265,7 @@ def test_what_a_batch_finds_in_its_overrides_names_the_file(folder: Path) -> Non
 def test_what_is_wrong_with_every_replicate_is_said_once(folder: Path) -> None:
     method = folder / "methods/demo.method.toml"
     method.write_text(method.read_text().replace('"mass_loss_fraction"', '"mass_loss"'))
-    file = folder / "series.experiment.yaml"
-    file.write_text(
-        "method: methods/demo.method.toml\nprocedure:\n  id: capa.builtin.batch\n"
-        "  config: { replicates: 2, overrides: [{ iteration: 2, steps: { 3: { value: 1 } } }] }\n"
-    )
+    file = batch_file(folder, "{ 3: { value: 1 } }")
     _, output = capa("validate", file, "--hardware", RIG)
     assert output.count('no channel is called "mass_loss"') == 1
 

@@ -354,35 +354,29 @@ async def test_what_cannot_be_recorded_is_not_sent(autojump_clock: MockClock) ->
     assert setup.rig.written == []
 
 
-async def test_a_run_that_ends_during_the_commit_sends_nothing(autojump_clock: MockClock) -> None:
-    setup = armed(SlowBundle(1.0))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(setup.send, HEATER, 600.0)
-        await trio.sleep(0.5)
-        setup.gate.end_run()
-    assert setup.rig.written == []
-
-
-async def test_a_trip_that_latches_during_the_commit_sends_nothing(
-    autojump_clock: MockClock,
+@pytest.mark.parametrize(
+    "end",
+    [
+        Gate.end_run,
+        lambda gate: gate.latch("over-temperature"),
+        lambda gate: gate.recall("the run was asked to stop"),
+    ],
+    ids=["the run ends", "a trip latches", "a stop recalls it"],
+)
+async def test_what_is_taken_back_during_the_commit_is_never_sent(
+    autojump_clock: MockClock, end: Callable[[Gate], None]
 ) -> None:
     setup = armed(SlowBundle(1.0))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(setup.send, HEATER, 600.0)
         await trio.sleep(0.5)
-        setup.gate.latch("over-temperature")
+        end(setup.gate)
     assert setup.rig.written == []
 
 
-async def test_what_waits_for_its_record_is_called_back_by_a_stop(
-    autojump_clock: MockClock,
-) -> None:
-    setup = armed(SlowBundle(1.0))
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(setup.send, HEATER, 600.0)
-        await trio.sleep(0.5)
-        setup.gate.recall("the run was asked to stop")
-    assert setup.rig.written == []
+async def test_a_recall_takes_back_what_waits_and_nothing_later(autojump_clock: MockClock) -> None:
+    setup = armed()
+    setup.gate.recall("the run was asked to stop")
     assert (await setup.send(HEATER, 20.0)).accepted
 
 
