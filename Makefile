@@ -25,8 +25,10 @@ $(READY): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (once; about a minute)"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,report,query,asyncio-links]'
-	@if [ "$$(id -u)" = 0 ] && command -v apt-get > /dev/null && ! command -v mbpoll > /dev/null; then \
-	  apt-get install -y -q mbpoll > /dev/null 2>&1 || echo "mbpoll: not installed, one test will be skipped"; fi
+	@for tool in mbpoll:mbpoll ssh-keygen:openssh-client; do \
+	  command -v "$${tool%:*}" > /dev/null && continue; \
+	  test "$$(id -u)" = 0 && apt-get install -y -q "$${tool#*:}" > /dev/null 2>&1 \
+	  || echo "$${tool%:*}: not installed, the tests with it are skipped"; done
 	@touch $@
 
 demo: $(READY) ## run the demo method through the daemon on the simulator twins (about 40 s)
