@@ -27,7 +27,8 @@ $(READY): pyproject.toml constraints.txt
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,report,query,asyncio-links]'
 	@for tool in mbpoll:mbpoll ssh-keygen:openssh-client; do \
 	  command -v "$${tool%:*}" > /dev/null && continue; \
-	  test "$$(id -u)" = 0 && apt-get install -y -q "$${tool#*:}" > /dev/null 2>&1 \
+	  test "$$(id -u)" = 0 && { apt-get install -y -q "$${tool#*:}" \
+	    || { apt-get update -q && apt-get install -y -q "$${tool#*:}"; }; } > /dev/null 2>&1 \
 	  || echo "$${tool%:*}: not installed, the tests with it are skipped"; done
 	@touch $@
 
