@@ -9,6 +9,7 @@ import signal
 import sys
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from importlib.abc import MetaPathFinder
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
@@ -88,6 +89,17 @@ def _result_of(process: "subprocess.CompletedProcess[bytes]") -> FinalizeResult:
         )
 
 
+class _WithoutPandas(MetaPathFinder):
+    """Keeps pandas out: Arrow loads it, where there is one, for the first list that it converts.
+
+    That is 0.3 s and 40 MB of a short run's sealing, for nothing.
+    """
+
+    def find_spec(self, fullname: str, path: object, target: object = None) -> None:
+        if fullname == "pandas":
+            raise ModuleNotFoundError(fullname, name=fullname)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Finalize one bundle, print the result as one JSON object, return the exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
@@ -115,4 +127,5 @@ def main(arguments: list[str] | None = None) -> int:
 if __name__ == "__main__":
     # "systemctl kill -s INT" reaches every process of the service; it means the run, not us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    sys.meta_path.insert(0, _WithoutPandas())
     sys.exit(main())
