@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Protocol
 
-import structlog
 import trio
 
 from capa.devices.adapter import AdapterFamily
@@ -97,6 +96,8 @@ def _load_one(entry: EntryPoint, into: dict[str, Any]) -> None:
     try:
         into[entry.name] = entry.load()
     except Exception as error:  # noqa: BLE001 - a plug-in may raise anything when it is imported
+        import structlog  # here: it takes 0.2 s, which a twin or a tool has no other need of
+
         structlog.get_logger(__name__).warning(
             "plugin.broken",
             group=entry.group,
