@@ -1,5 +1,6 @@
 """What every layer's tests share."""
 
+import signal
 from pathlib import Path
 
 import hypothesis
@@ -11,6 +12,10 @@ from tests.support.virtual_time import threads_in_place
 # How long an example takes is the machine's load, not a promise.
 hypothesis.settings.register_profile("capad", deadline=None)
 hypothesis.settings.load_profile("capad")
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # Begun in the background of a script: what tests start would ignore an operator's Ctrl-C, too.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 _LONGEST_FIRST = ("systemd", "process", "wire", "properties")
 

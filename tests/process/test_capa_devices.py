@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -38,6 +39,19 @@ def devices(*words: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         list(map(str, argv)), capture_output=True, text=True, timeout=90, check=False
     )
+
+
+@contextmanager
+def begun(*words: object) -> "Iterator[subprocess.Popen[str]]":
+    """A command that goes on by itself, ended at the latest with the block."""
+    argv = [CAPA, "devices", *words]
+    with subprocess.Popen(
+        list(map(str, argv)), text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def profile_of(twin: TwinProcess) -> Path:
@@ -173,10 +187,7 @@ def test_talk_says_why_an_exchange_failed(healthy: TwinProcess) -> None:
 def test_a_reader_that_has_seen_enough_ends_the_command(
     healthy: TwinProcess, words: tuple[str, ...]
 ) -> None:
-    argv = [CAPA, "devices", words[0], profile_of(healthy), *words[1:]]
-    with subprocess.Popen(
-        list(map(str, argv)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    ) as running:
+    with begun(words[0], profile_of(healthy), *words[1:]) as running:
         assert running.stdout is not None
         assert running.stderr is not None
         assert running.stdout.readline()
@@ -202,9 +213,7 @@ def test_a_recording_that_is_ended_by_hand_keeps_what_there_was(
     file = tmp_path / "balance.transcript"
     words = ("record", profile_of(healthy), "balance", "--polls", 100_000, "--out", file)
     before = len(healthy.wire(event="tx", link="balance_line"))
-    with subprocess.Popen(
-        list(map(str, (CAPA, "devices", *words))), stdout=subprocess.PIPE, text=True
-    ) as running:
+    with begun(*words) as running:
         while len(healthy.wire(event="tx", link="balance_line")) < before + 5:
             assert running.poll() is None
         running.send_signal(signal.SIGINT)
