@@ -586,7 +586,7 @@ class Shielded(Script):
     async def run(self, ctx: ProcedureContext) -> None:
         with trio.CancelScope(shield=True):
             await command(ctx, "heater.setpoint", 100.0)
-            await trio.sleep(600)
+            await trio.sleep(60)
             late = await command(ctx, "heater.setpoint", 150.0)
             assert not late.accepted
 
