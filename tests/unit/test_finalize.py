@@ -423,6 +423,17 @@ def test_the_child_says_by_its_exit_code_what_it_did(tmp_path: Path) -> None:
     assert run(str(path)) == 3
 
 
+def test_the_child_loads_nothing_that_only_an_analyst_needs(tmp_path: Path) -> None:
+    pytest.importorskip("pandas", reason="Arrow loads it where there is one")
+    command = [sys.executable, "-X", "importtime", "-m", "capa.storage.finalize"]
+    done = subprocess.run(
+        [*command, str(unsealed_bundle(tmp_path))], capture_output=True, text=True, check=True
+    )
+    loaded = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert "pyarrow" in loaded
+    assert not loaded & {"pandas", "matplotlib", "duckdb", "structlog"}
+
+
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A disk of 8 MiB of its own; needs root."""
