@@ -58,7 +58,7 @@ class MettlerTwin:
         self._still_since_s = plant.now_s() - options.stability_s
         self._frozen: tuple[SicsStatus, str] | None = None
         self._module_fault = ""
-        self._refusal = ""
+        self._refusals: dict[str, str] = {}
         self._is_busy = False
         self._has_started = False
         self._waiting: _Waiting | None = None
@@ -106,11 +106,14 @@ class MettlerTwin:
         """
         match kind:
             case "exception" | "et" | "el" | "ei":
-                self._refusal = _GENERAL_ERRORS[kind] if active else ""
+                self._refusals.pop(kind, None)
+                if active:
+                    self._refusals[kind] = _GENERAL_ERRORS[kind]
             case "busy":
                 self._is_busy = active
             case "power_cycle":
-                self._restart()
+                if active:
+                    self._restart()
             case "frozen":
                 self._frozen = None
                 self._frozen = self._weighed() if active else None
@@ -131,8 +134,9 @@ class MettlerTwin:
 
     def _obey(self, line: bytes) -> list[bytes]:
         command = decode_command(line)
-        if command is None or self._refusal:
-            return [(self._refusal or "ES").encode("ascii") + CR_LF]
+        if command is None or self._refusals:
+            refusal = ["ES", *self._refusals.values()][-1]
+            return [refusal.encode("ascii") + CR_LF]
         name, data = command
         if name == "@":
             self._waiting, self._stream = None, ""
@@ -152,7 +156,8 @@ class MettlerTwin:
             case "SR" if data and self._grams(data) is None:
                 return [encode_answer("S", _WRONG)]
             case "S" | "SR" | "T" | "Z":
-                self._report_step_g = self._grams(data)
+                if name == "SR":
+                    self._report_step_g = self._grams(data)
                 give_up_s = self._options.give_up_s
                 self._waiting = _Waiting(name, self._plant.now_s() + give_up_s)
                 return self._answer_that_waited()
@@ -178,10 +183,10 @@ class MettlerTwin:
 
     def _set(self, name: str, kind: str, *, stable: bool) -> bytes:
         """Tare or set zero with the weight as it is."""
-        gross_g = self._display_g - self._zero_g
+        gross_g = self._gross_g()
         status = SicsStatus.STABLE if stable else SicsStatus.DYNAMIC
         if kind == "T":
-            if gross_g < 0:
+            if round(gross_g / self._digit_g) < 0:
                 return encode_answer(name, SicsStatus.UNDERLOAD)
             if self._display_g > self._options.capacity_g:
                 return encode_answer(name, SicsStatus.OVERLOAD)
@@ -191,7 +196,7 @@ class MettlerTwin:
         if abs(self._display_g) > span_g:
             beyond = SicsStatus.OVERLOAD if self._display_g > 0 else SicsStatus.UNDERLOAD
             return encode_answer(name, beyond)
-        self._zero_g, self._tare_g = self._display_g, 0.0
+        self._zero_g, self._tare_g = self._zero_g + gross_g, 0.0
         return encode_answer(name, _DONE if name == "Z" else status)
 
     @staticmethod
@@ -288,8 +293,14 @@ class MettlerTwin:
     def _load_g(self) -> float:
         return self._plant.get(self._quantity)
 
+    def _gross_g(self) -> float:
+        """Return the weight since zero was set, with what the display has crept away by now."""
+        hours = self._plant.now_s() / 3600.0
+        drift_g = self._options.drift_digits_per_h * hours * self._digit_g
+        return self._display_g + drift_g - self._zero_g
+
     def _net_g(self) -> float:
-        return self._display_g - self._zero_g - self._tare_g
+        return self._gross_g() - self._tare_g
 
     def _shown(self, grams: float) -> str:
         rounded_g = round(grams / self._digit_g) * self._digit_g
@@ -308,15 +319,11 @@ class MettlerTwin:
         if self._display_g < self._options.underload_g:
             return SicsStatus.UNDERLOAD, ""
         stable = SicsStatus.STABLE if self._stable() else SicsStatus.DYNAMIC
-        return stable, self._shown(self._net_g() + self._wander_g())
+        return stable, self._shown(self._net_g() + self._noise_g())
 
-    def _wander_g(self) -> float:
-        """Return the noise and the drift of what is shown."""
-        options = self._options
-        digits = options.drift_digits_per_h * self._plant.now_s() / 3600.0
-        if options.noise_digits:
-            digits += self._random.gauss(0.0, options.noise_digits)
-        return digits * self._digit_g
+    def _noise_g(self) -> float:
+        digits = self._options.noise_digits
+        return self._random.gauss(0.0, digits) * self._digit_g if digits else 0.0
 
     def _tick(self, dt_s: float) -> None:
         """Let the display follow the load, and note when it last moved."""

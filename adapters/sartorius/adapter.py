@@ -26,7 +26,7 @@ from capa.devices.link import Answer, Link, Priority
 from capa.devices.momentary import Keys, key_field
 from capa.devices.plausible import Look, SecondLook, look_at_number
 from capa.devices.spec import DeviceSpec
-from capa.errors import DeviceError, LinkTimeoutError
+from capa.errors import DeviceError, FrameError, LinkTimeoutError
 
 __all__ = ["SartoriusAdapter", "fields_of"]
 
@@ -94,11 +94,14 @@ class SartoriusAdapter(BaseAdapter):
         return Identity(self.family, model or "SBI balance", serial, software)
 
     async def _told(self, command: str) -> str:
-        """Ask who it is; a balance that does not know the question is silent."""
+        """Ask who it is; a balance that does not know the question is silent.
+
+        What it says instead of a text, or without an end, tells nothing and is counted.
+        """
         request = encode_command(command) + self._end
         try:
             return (await self._exchange(request, TextLine().feed, priority=Priority.POLL)).value
-        except LinkTimeoutError:
+        except (LinkTimeoutError, FrameError):
             return ""
 
     async def poll(self) -> Sequence[Reading]:

@@ -45,7 +45,7 @@ class SartoriusTwin:
         self._still_at_g = self._display_g
         self._still_since_s = plant.now_s() - options.stability_s
         self._frozen: Line | None = None
-        self._status: str | None = "OFF" if options.standby else None
+        self._statuses = {"standby": "OFF"} if options.standby else {}
         self._calibrates_until_s = float("-inf")
         plant.on_tick(self._tick)
 
@@ -76,19 +76,25 @@ class SartoriusTwin:
         match kind:
             case "exception":
                 number = 54 if value is None else int(value)
-                self._status = f"Err {number:03d}" if active else None
+                self._shows(kind, f"Err {number:03d}", active=active)
             case "frozen":
                 self._frozen = None
                 self._frozen = self._line() if active else None
             case "sensor_break":
-                self._status = "OFF" if active else None
+                self._shows(kind, "OFF", active=active)
             case "calibration":
-                self._status = _CALIBRATES if active else None
+                self._shows(kind, _CALIBRATES, active=active)
             case "blank":
-                self._status = "--" if active else None
+                self._shows(kind, "--", active=active)
             case _:
                 return False
         return True
+
+    def _shows(self, kind: str, text: str, *, active: bool) -> None:
+        """Have a status line instead of the weight; of several the one that began last."""
+        self._statuses.pop(kind, None)
+        if active:
+            self._statuses[kind] = text
 
     # --- commands ---------------------------------------------------------------------------
 
@@ -99,7 +105,7 @@ class SartoriusTwin:
         if command == "Z" and self._options.calibration_s is not None:
             self._calibrates_until_s = self._plant.now_s() + self._options.calibration_s
         if command in _TARE or (command in _ZERO and self._zero_allowed()):
-            self._offset_g = self._display_g
+            self._offset_g = self._display_g + self._drift_g()
         if not self._options.tells_model:
             return b""
         identity = {"x1_": "TWIN224-1S", "x2_": "0029350001", "x3_": "01-62-04"}.get(command)
@@ -115,8 +121,8 @@ class SartoriusTwin:
     def _line(self) -> Line:
         if self._calibrates:
             return StatusLine(_CALIBRATES)
-        if self._status is not None:
-            return StatusLine(self._status)
+        if self._statuses:
+            return StatusLine(list(self._statuses.values())[-1])
         if self._frozen is not None:
             return self._frozen
         if self._display_g > self._options.capacity_g:
@@ -142,11 +148,15 @@ class SartoriusTwin:
 
     def _net_g(self) -> float:
         """Return what is on the pan as the display has it, with its noise and its drift."""
-        options = self._options
-        digits = options.drift_digits_per_h * self._plant.now_s() / 3600.0
-        if options.noise_digits:
-            digits += self._random.gauss(0.0, options.noise_digits)
-        return self._display_g - self._offset_g + digits * self._digit_g
+        net_g = self._display_g + self._drift_g() - self._offset_g
+        if self._options.noise_digits:
+            net_g += self._random.gauss(0.0, self._options.noise_digits) * self._digit_g
+        return net_g
+
+    def _drift_g(self) -> float:
+        """Return how far the display has crept away by now; a tare takes out what there is."""
+        hours = self._plant.now_s() / 3600.0
+        return self._options.drift_digits_per_h * hours * self._digit_g
 
     def _tick(self, dt_s: float) -> None:
         """Let the display follow the load, and note when it last moved."""

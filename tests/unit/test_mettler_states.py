@@ -172,6 +172,17 @@ def test_a_stream_comes_as_often_as_it_is_set_to() -> None:
     assert bench.said() == []
 
 
+@pytest.mark.parametrize("command", ["T", "Z"])
+def test_a_stream_keeps_the_hosts_own_step_whatever_key_is_pressed(command: str) -> None:
+    bench = Bench(0.0)
+    assert bench.said("SR", "10", "g") == [b"S S    0.00000 g"]
+    assert len(bench.said(command)) == 1
+    bench.load(5.0)
+    assert bench.said() == []
+    bench.load(11.0)
+    assert bench.said() == [b"S S   11.00000 g"]
+
+
 def test_a_power_cut_loses_tare_and_zero_and_the_balance_says_its_number() -> None:
     bench = Bench(0.0)
     bench.load(1.0)
@@ -210,3 +221,37 @@ def test_a_display_may_flicker_and_creep_and_does_so_alike_at_every_run() -> Non
     assert 0.7 * digit < statistics.pstdev(noisy) < 1.4 * digit
     assert statistics.mean(noisy) == pytest.approx(0.5, abs=0.3 * digit)
     assert shown({"drift_digits_per_h": 3.0}) == pytest.approx([0.5 + 3 * digit] * 200)
+
+
+@pytest.mark.parametrize("key", ["zero", "zero_now", "tare", "tare_now"])
+@pytest.mark.parametrize("drift", [3.0, -3.0])
+async def test_a_key_takes_out_what_the_display_has_crept_away(
+    key: str, drift: float, autojump_clock: MockClock
+) -> None:
+    bench = Bench(1.0, {"drift_digits_per_h": drift})
+    bench.plant.advance(5 * 3600.0, step_s=10.0)
+    assert bench.said("SI") == [b"S S    1.00015 g" if drift > 0 else b"S S    0.99985 g"]
+    assert (await bench.driver.write(FieldWrite(key, 1.0), priority=Priority.COMMAND)).accepted
+    assert bench.said("SI") == [b"S S    0.00000 g"]
+    bench.plant.advance(3600.0, step_s=10.0)
+    (line,) = bench.said("SI")
+    assert float(line[4:14]) == pytest.approx(drift * 1e-5)
+
+
+def test_one_fault_may_end_while_another_goes_on() -> None:
+    bench = Bench()
+    bench.twin.fault("et", active=True)
+    bench.twin.fault("ei", active=True)
+    for ended in ("el", "exception", "ei"):
+        bench.twin.fault(ended, active=False)
+    assert bench.said("SI") == [b"ET"]
+    bench.twin.fault("et", active=False)
+    assert bench.said("SI") == [b"S S    0.50000 g"]
+
+
+def test_a_power_cut_is_over_at_once_and_its_end_is_no_second_one() -> None:
+    bench = Bench()
+    bench.twin.fault("power_cycle", active=True)
+    bench.said("T")
+    bench.twin.fault("power_cycle", active=False)
+    assert bench.said("SI") == [b"S S    0.00000 g"]

@@ -60,6 +60,19 @@ async def test_a_tare_is_believed_once_the_display_is_at_nothing(
     assert readings["tare"].value == 1.0
 
 
+@pytest.mark.parametrize("key", ["tare", "zero"])
+async def test_a_key_takes_out_what_the_display_has_crept_away(
+    key: str, autojump_clock: MockClock
+) -> None:
+    bench = Bench({"zero_command": "V"}, {"drift_digits_per_h": 3.0})
+    bench.plant.advance(4 * 3600.0, step_s=10.0)
+    assert (await bench.readings())["mass"].value == pytest.approx(0.5012)
+    assert await bench.press(key) == WriteAck(True)
+    assert (await bench.readings())["mass"].value == 0.0
+    bench.plant.advance(3600.0, step_s=10.0)
+    assert (await bench.readings())["mass"].value == pytest.approx(0.0003)
+
+
 async def test_a_balance_that_does_not_tare_is_told_by_what_it_still_shows(
     autojump_clock: MockClock,
 ) -> None:

@@ -160,6 +160,17 @@ async def test_a_balance_that_does_not_know_the_question_opens_all_the_same(
     assert await bench.driver.open() == Identity("sartorius", "SBI balance")
 
 
+@pytest.mark.parametrize("instead", [b"01-\xff2-04\r\n", b"+" * 600])
+async def test_a_balance_that_answers_the_question_with_no_text_opens_all_the_same(
+    instead: bytes, autojump_clock: MockClock
+) -> None:
+    bench = Bench(options={"identify": True})
+    bench.link.garble = lambda data: instead if b"01-62-04" in data else data
+    told = await bench.driver.open()
+    assert told == Identity("sartorius", "TWIN224-1S", "0029350001", "")
+    assert bench.driver.counters == {"garbled": 1}
+
+
 @pytest.mark.parametrize("chunk", [1, 7, 100])
 def test_who_it_is_may_stand_between_lines_that_it_prints(chunk: int) -> None:
     data = b"N     +   0.5000 g  \r\nMSE1203S-100-DR     \r\nN     +   0.5000 g  \r\n"
@@ -187,3 +198,21 @@ def test_a_display_may_flicker_and_creep_and_does_so_alike_at_every_run() -> Non
     assert 0.7 * digit < statistics.pstdev(noisy) < 1.4 * digit
     assert statistics.mean(noisy) == pytest.approx(0.5, abs=0.3 * digit)
     assert shown({"drift_digits_per_h": 3.0}) == pytest.approx([0.5 + 3 * digit] * 200)
+
+
+def test_one_fault_may_end_while_another_goes_on() -> None:
+    bench = Bench()
+    for kind in ("exception", "blank"):
+        bench.twin.fault(kind, active=True)
+    for ended in ("calibration", "sensor_break", "blank"):
+        bench.twin.fault(ended, active=False)
+    assert bench.said(b"\x1bP") == [b"Stat     Err 054    \r\n"]
+    bench.twin.fault("exception", active=False)
+    assert bench.said(b"\x1bP") == [b"N     +   0.5000 g  \r\n"]
+
+
+def test_a_balance_in_stand_by_stays_so_when_a_fault_ends() -> None:
+    bench = Bench({"standby": True})
+    bench.twin.fault("calibration", active=True)
+    bench.twin.fault("calibration", active=False)
+    assert bench.said(b"\x1bP") == [b"Stat       OFF      \r\n"]
