@@ -1,8 +1,7 @@
 """Any Modbus device, read and written as its register map says."""
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 
 from adapters.modbus.blocks import Block, block_of, blocks_of, reading
 from adapters.modbus.codec import (
@@ -17,6 +16,7 @@ from adapters.modbus.codec import (
     WriteRegisters,
 )
 from adapters.modbus.fields import RegisterField, decode, encode, status_of
+from adapters.modbus.flags import judged
 from adapters.modbus.options import ModbusOptions, unit_of
 from adapters.modbus.preflight import MapSettings
 from capa.channels.sample import Status
@@ -48,6 +48,7 @@ class ModbusAdapter(BaseAdapter):
             ),
         )
         self._map = options.used
+        self._rules = {name: field.status_from for name, field in self._map.items()}
         self._order = options.word_order
         self._gap_s = options.silence_s
         self._unit = unit_of(spec, options.framing)
@@ -79,20 +80,7 @@ class ModbusAdapter(BaseAdapter):
             native = f"{query.request.function:02x}:{block.address}={data.hex()}"
             for name in block.fields:
                 readings[name] = self._reading(name, block, data, at_s, native)
-        return [self._judged(reading, readings) for reading in readings.values()]
-
-    def _judged(self, reading: Reading, readings: Mapping[str, Reading]) -> Reading:
-        """Believe the fields that say what this one is worth, unless it shows itself that it isn't.
-
-        They were read in the same poll, not always in the same request.
-        """
-        if reading.status is not Status.OK:
-            return reading
-        for flag in self._map[reading.field].status_from:
-            if flag.holds(readings[flag.field].value):
-                value = reading.value if flag.status.usable else math.nan
-                return replace(reading, value=value, status=flag.status)
-        return reading
+        return judged(readings, self._rules)
 
     def _reading(self, name: str, block: Block, data: bytes, at_s: float, native: str) -> Reading:
         field = self._map[name]

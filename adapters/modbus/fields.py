@@ -10,6 +10,7 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from adapters.modbus.codec import READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT
+from adapters.modbus.flags import Flagged
 from adapters.modbus.words import WordOrder, float_at, float_words, uint32_at, uint32_words
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo
@@ -18,7 +19,6 @@ from capa.models import Flag, Frozen, Number, Whole
 __all__ = [
     "BIT_SPACES",
     "FieldType",
-    "Flagged",
     "RegisterField",
     "Space",
     "decode",
@@ -47,40 +47,6 @@ _RANGES: Mapping[str, tuple[int, int]] = {
 }
 _FLOAT32_MAX = 3.4028234e38
 _FLOAT32_DIGITS = 1e-6
-
-
-class Flagged(Frozen):
-    """A row of ``status_from``: what another field of the map says a value is worth."""
-
-    field: str
-    """A field of whole numbers, such as a status register."""
-    mask: Whole | None = Field(default=None, ge=1, le=2**32 - 1)
-    """Bits of it; any one that is set says so."""
-    equals: Whole | None = None
-    """Or the one number that says so."""
-    status: Status
-
-    @model_validator(mode="after")
-    def _one_condition(self) -> Self:
-        if (self.mask is None) == (self.equals is None):
-            raise ValueError("give mask (any of these bits) or equals (this number), one of them")
-        if self.status in {Status.OK, Status.COMM_ERROR}:
-            raise ValueError(f"a device can't say {self.status} of a value that it gives")
-        return self
-
-    def holds(self, value: float) -> bool:
-        """Whether the other field says so; a number that could not be read says nothing."""
-        if not math.isfinite(value):
-            return False
-        if self.mask is not None:
-            return int(value) & self.mask != 0
-        return value == self.equals
-
-    def raised(self, value: float) -> float:
-        """Return what the other field reads when it says so; for the simulator."""
-        if self.mask is not None:
-            return float(int(value) | self.mask)
-        return float(self.equals or 0)
 
 
 class RegisterField(Frozen):
@@ -115,7 +81,7 @@ class RegisterField(Frozen):
     valid_max: Number | None = None
     """What can be measured, in ``unit``: beyond it a reading is underrange or overload."""
     status_from: tuple[Flagged, ...] = ()
-    """Other fields that say what this one's value is worth; the first that speaks counts."""
+    """Other fields that say what this one's value is worth; see ``flags``."""
     resolution: Number | None = Field(default=None, gt=0)
     """How far a read-back may lie off; None takes the smallest step that the type can show."""
     reads_back: Flag = True

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from adapters.modbus.codec import Framing
 from adapters.modbus.fields import RegisterField
+from adapters.modbus.flags import Rules, speakers
 from adapters.modbus.mapfile import load_map
 from adapters.modbus.words import WordOrder
 from capa.devices.spec import DeviceSpec
@@ -69,6 +70,8 @@ class ModbusOptions(Frozen):
                 if other is None or not other.is_whole:
                     what = "is not in the map" if other is None else "is no whole number"
                     raise ValueError(f"fields.{name}.status_from: {flag.field!r} {what}")
+            if name in speakers(self._rules, [name]):
+                raise ValueError(f"fields.{name}.status_from leads back to {name!r} itself")
         return self
 
     @property
@@ -76,9 +79,13 @@ class ModbusOptions(Frozen):
         """The fields that are read and written: those of ``only``, and whose word they need."""
         if self.only is None:
             return self.fields
-        found = {name: self.fields[name] for name in self.only if name in self.fields}
-        needed = [flag.field for field in found.values() for flag in field.status_from]
-        return found | {name: self.fields[name] for name in needed if name in self.fields}
+        wanted = [name for name in self.only if name in self.fields]
+        needed = speakers(self._rules, wanted)
+        return {name: self.fields[name] for name in (*wanted, *needed)}
+
+    @property
+    def _rules(self) -> Rules:
+        return {name: field.status_from for name, field in self.fields.items()}
 
     @property
     def silence_s(self) -> float:

@@ -8,6 +8,7 @@ from pydantic import ValidationError
 from trio.testing import MockClock
 
 from adapters.modbus import FAMILY
+from adapters.modbus.codec import with_crc
 from adapters.modbus.device import ModbusAdapter
 from adapters.modbus.twin import ModbusTwin
 from capa.channels.sample import Status
@@ -51,6 +52,12 @@ class Bench:
     async def reading(self, field: str) -> Reading:
         return next(one for one in await self.driver.poll() if one.field == field)
 
+    def busy_on(self, address: int) -> None:
+        """Have reads from that address on refused with exception 06, and no others."""
+        start = address.to_bytes(2, "big")
+        busy = with_crc(bytes((1, 0x83, 6)))
+        self.link.garble = lambda data: busy if self.link.sent[-1][2:4] == start else data
+
 
 @pytest.mark.parametrize(
     ("flag", "level", "status"),
@@ -60,7 +67,8 @@ class Bench:
         (2, 20.0, Status.SENSOR_FAIL),
         (5, 20.0, Status.SENSOR_FAIL),
         (8, 20.0, Status.OK),
-        (1, 101.0, Status.OVERLOAD),  # what it shows itself goes first
+        (1, 101.0, Status.OVERLOAD),  # settling makes no measurement of what shows itself none
+        (2, 101.0, Status.SENSOR_FAIL),  # an upscale burnout is a burnout
     ],
 )
 async def test_another_field_says_what_a_value_is_worth(
@@ -78,6 +86,96 @@ async def test_the_field_that_says_it_is_read_though_only_does_not_name_it(
 ) -> None:
     bench = Bench({"map": "eurotherm-2400", "only": ["pv"]}, {"sensor_break": {"value": 1}})
     assert (await bench.reading("pv")).status is Status.SENSOR_FAIL
+
+
+async def test_a_value_is_stale_while_the_register_that_speaks_for_it_is_not_to_be_read(
+    autojump_clock: MockClock,
+) -> None:
+    bench = Bench({"map": "eurotherm-2400"}, {"pv": {"value": 300.0}, "sensor_break": {"value": 1}})
+    bench.busy_on(258)
+    seen = {one.field: one for one in await bench.driver.poll()}
+    assert seen["pv"].status is Status.STALE
+    assert math.isnan(seen["pv"].value)
+    assert seen["pv"].native == "03:1=0bb800000000"  # what it said is kept
+    assert seen["sensor_break"].status is Status.STALE
+    assert seen["setpoint"].status is Status.OK
+    bench.busy_on(0)
+    assert (await bench.reading("pv")).status is Status.SENSOR_FAIL
+
+
+async def test_a_flag_that_was_read_counts_though_the_value_was_not(
+    autojump_clock: MockClock,
+) -> None:
+    bench = Bench({"map": "eurotherm-2400"}, {"sensor_break": {"value": 1}})
+    bench.busy_on(1)
+    assert (await bench.reading("pv")).status is Status.SENSOR_FAIL
+    assert (await bench.reading("setpoint")).status is Status.STALE
+
+
+@pytest.mark.parametrize(
+    "worthless",
+    [{"sensor_fail": [8]}, {"valid_max": 7.0}, {"valid_min": 9.0}],
+)
+async def test_a_flag_that_is_itself_no_measurement_vouches_for_nothing(
+    worthless: dict[str, Any], autojump_clock: MockClock
+) -> None:
+    fields = {"flag": FLAG | worthless, "level": LEVEL}
+    bench = Bench({"fields": fields}, {"flag": {"value": 8}, "level": {"value": 20.0}})
+    reading = await bench.reading("level")
+    assert reading.status is Status.SENSOR_FAIL
+    assert math.isnan(reading.value)
+
+
+CHAIN = {
+    "alive": {"address": 20, "unit": "1"},
+    "flag": FLAG | {"status_from": [{"field": "alive", "equals": 0, "status": "sensor_fail"}]},
+    "level": LEVEL,
+}
+
+
+@pytest.mark.parametrize(
+    ("alive", "status"), [(1, Status.OK), (0, Status.SENSOR_FAIL), (None, Status.STALE)]
+)
+async def test_what_speaks_for_the_field_that_speaks_is_read_and_believed_too(
+    alive: int | None, status: Status, autojump_clock: MockClock
+) -> None:
+    play = {"alive": {"value": alive or 0}, "level": {"value": 20.0}}
+    bench = Bench({"fields": CHAIN, "only": ["level"]}, play)
+    if alive is None:
+        bench.busy_on(20)
+    assert (await bench.reading("level")).status is status
+    assert set(bench.driver.fields) == {"level", "flag", "alive"}
+
+
+async def test_what_makes_a_value_none_counts_before_what_calls_it_unsettled(
+    autojump_clock: MockClock,
+) -> None:
+    rows = [
+        {"field": "moving", "equals": 1, "status": "settling"},
+        {"field": "flag", "equals": 1, "status": "sensor_fail"},
+    ]
+    fields = {
+        "moving": {"address": 20, "unit": "1"},
+        "flag": FLAG,
+        "level": LEVEL | {"status_from": rows},
+    }
+    bench = Bench({"fields": fields}, {"moving": {"value": 1}, "flag": {"value": 1}})
+    assert (await bench.reading("level")).status is Status.SENSOR_FAIL
+    bench.busy_on(9)
+    assert (await bench.reading("level")).status is Status.STALE
+
+
+@pytest.mark.parametrize("only", [None, ["level"]])
+def test_fields_that_speak_for_each_other_in_a_circle_are_refused_at_the_desk(
+    only: list[str] | None,
+) -> None:
+    alive = CHAIN["alive"] | {"status_from": [{"field": "flag", "mask": 1, "status": "stale"}]}
+    options: dict[str, Any] = {"fields": CHAIN | {"alive": alive}, "only": only}
+    with pytest.raises(ValidationError, match=r"fields\.(alive|flag)\.status_from leads back to"):
+        FAMILY.fields(spec(options))
+    alone = {"flag": FLAG | {"status_from": [{"field": "flag", "equals": 1, "status": "stale"}]}}
+    with pytest.raises(ValidationError, match="leads back to 'flag' itself"):
+        FAMILY.fields(spec({"fields": alone}))
 
 
 @pytest.mark.parametrize(
