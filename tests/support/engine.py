@@ -62,9 +62,16 @@ def profile(**changes: object) -> HardwareProfile:
                 "adapter": "watlow",
                 "link": "oven",
                 "address": 1,
+                "poll_hz": 5.0,
                 "twin": {"registers": {2494: 59}},  # saving is off: nothing to be enforced
             },
-            {"name": "mfc", "adapter": "alicat", "link": "gas", "address": "A"},
+            {
+                "name": "mfc",
+                "adapter": "alicat",
+                "link": "gas",
+                "address": "A",
+                "poll_hz": 5.0,
+            },
             {
                 "name": "balance",
                 "adapter": "sartorius",

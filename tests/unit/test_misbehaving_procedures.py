@@ -470,7 +470,7 @@ async def test_the_recording_plan_is_asked_for_once_before_there_is_a_context(
     assert order == ["plan_capture", "preflight", "run"]
     assert report.bundle is not None
     manifest = json.loads((report.bundle / "manifest.json").read_text())
-    assert manifest["recorder"]["samples"] > 50  # None inherits: everything is recorded
+    assert manifest["recorder"]["samples"] > 25  # None inherits: everything is recorded
 
 
 @pytest.mark.parametrize(
