@@ -128,9 +128,9 @@ class WatlowAdapter(BaseAdapter):
     def _identity(self, reply: Reply) -> Identity:
         if not isinstance(reply, Registers):
             return Identity(self.family, model="EZ-ZONE")
-        words = reply.words()
+        hardware, firmware = enum_at(reply.data, 0), enum_at(reply.data, 2)
         return Identity(
-            self.family, model=f"EZ-ZONE, hardware id {words[0]}", firmware=f"id {words[2]}"
+            self.family, model=f"EZ-ZONE, hardware id {hardware}", firmware=f"id {firmware}"
         )
 
     async def poll(self) -> Sequence[Reading]:

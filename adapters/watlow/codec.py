@@ -9,7 +9,13 @@ import math
 from dataclasses import dataclass
 from enum import IntEnum
 
-from adapters.modbus.codec import Query, ReadRegisters, Registers, WriteRegisters
+from adapters.modbus.codec import (
+    Query,
+    ReadRegisters,
+    Registers,
+    WriteRegister,
+    WriteRegisters,
+)
 from adapters.modbus.words import WordOrder, float_at, float_words
 from capa.errors import FrameError
 
@@ -36,7 +42,9 @@ __all__ = [
     "Units",
     "WordOrderCode",
     "enum_at",
+    "enum_query",
     "from_degC",
+    "is_second",
     "scale_to_degC",
     "to_degC",
 ]
@@ -118,6 +126,23 @@ def enum_at(data: bytes, register: int) -> int:
     at = 2 * register
     first = data[at] << 8 | data[at + 1]
     return first or data[at + 2] << 8 | data[at + 3]
+
+
+def is_second(data: bytes, register: int) -> bool:
+    """Whether the enumeration that begins at ``register`` stands in the second of the two."""
+    at = 2 * register
+    return not any(data[at : at + 2]) and any(data[at + 2 : at + 4])
+
+
+def enum_query(unit: int, register: int, code: int, *, second: bool) -> Query:
+    """Return the query that writes an enumeration to where it was read.
+
+    Function 6 into the first register is what is documented; a device that keeps enumerations in
+    the second one has a number of 32 bits there, and half a number is never written.
+    """
+    if second:
+        return Query(WriteRegisters(unit, register, (0, code)))
+    return Query(WriteRegister(unit, register, code))
 
 
 @dataclass(frozen=True, slots=True)

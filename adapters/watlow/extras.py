@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from adapters.modbus.codec import Query, ReadRegisters, Registers, WriteRegister, WriteRegisters
+from adapters.modbus.codec import Query, ReadRegisters, Registers, WriteRegisters
 from adapters.modbus.words import WordOrder, float_at, float_words
 from adapters.watlow.codec import (
     COMMS_BLOCK,
@@ -21,6 +21,8 @@ from adapters.watlow.codec import (
     ControlMode,
     Units,
     enum_at,
+    enum_query,
+    is_second,
 )
 from capa.devices.adapter import FieldInfo
 
@@ -37,7 +39,7 @@ _ALARMS: Mapping[str, tuple[int, int, int]] = {
 }
 """State register, first register that is read, and how many: a late reply to one alarm's read must
 not pass for another's, and count is all that tells them apart."""
-_LOOP_START, _LOOP_COUNT, LOOP_ERROR = 1910, 19, 1928
+_LOOP_START, _LOOP_COUNT, LOOP_ERROR = 1910, 20, 1928
 _RAMP_START = 2184
 _HOURS = 39
 _ACTIONS = {62.0, 88.0, 85.0, 13.0}
@@ -78,7 +80,7 @@ class Extra:
                 yield "wire_units", float(enum_at(data, COMMS_UNITS - COMMS_BLOCK))
                 yield "save", float(enum_at(data, NV_SAVE - COMMS_BLOCK) == _SAVE_YES)
             case "loop":
-                yield "loop_error", float(Registers(data).words()[LOOP_ERROR - _LOOP_START])
+                yield "loop_error", float(enum_at(data, LOOP_ERROR - _LOOP_START))
             case _:
                 state, first, _ = _ALARMS[self.name]
                 yield self.name, float(enum_at(data, state - first))
@@ -105,22 +107,27 @@ class Extra:
         """
         match field:
             case "mode" if value in {float(mode) for mode in ControlMode}:
-                return Query(WriteRegister(self.unit, CONTROL_MODE, int(value)))
+                return self._writes_enum(CONTROL_MODE, int(value), now.data, 0)
             case "mode":
                 return "a control mode is 62 (off), 10 (auto) or 54 (manual)"
             case "ramp_action" if value in _ACTIONS:
-                return Query(WriteRegister(self.unit, RAMP_ACTION, int(value)))
+                at = RAMP_ACTION - _RAMP_START
+                return self._writes_enum(RAMP_ACTION, int(value), now.data, at)
             case "ramp_action":
                 return "a ramp action is 62 (off), 88 (startup), 85 (set point) or 13 (both)"
             case "save" if value in {0.0, 1.0}:
                 code = _SAVE_YES if value else _SAVE_NO
-                return Query(WriteRegister(self.unit, NV_SAVE + self.port_offset, code))
+                at = NV_SAVE - COMMS_BLOCK
+                return self._writes_enum(NV_SAVE + self.port_offset, code, now.data, at)
             case "save":
                 return "save is 0 (no) or 1 (yes)"
             case _ if 0.0 <= value <= 9999.0:
                 return self._writes_rate(value, self._scale(now.data))
             case _:
                 return "a ramp rate is 0 to 9999"
+
+    def _writes_enum(self, register: int, code: int, now: bytes, at: int) -> Query:
+        return enum_query(self.unit, register, code, second=is_second(now, at))
 
     def _writes_rate(self, per_minute: float, scale: int) -> Query:
         kelvin = per_minute * 60.0 if scale == _HOURS else per_minute

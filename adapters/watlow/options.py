@@ -87,6 +87,8 @@ class WatlowTwinOptions(Frozen):
     plant: str = "furnace"
     wire_unit: Literal["degF", "degC"] | None = None
     word_order: WordOrder | None = None
+    enum_word: Literal["first", "second"] = "first"
+    """Which of its two registers an enumeration stands in under ``high_low``; not known of a PM."""
     units_label_only: bool = False
     """Seen on one controller: register 2490 can be changed and the wire stays in degF."""
     out_of_range: Literal["clamp", "exception"] = "clamp"

@@ -8,11 +8,10 @@ from adapters.modbus.codec import (
     Refusal,
     Registers,
     Reply,
-    WriteRegister,
     WriteRegisters,
 )
 from adapters.modbus.words import WordOrder, float_at, float_words
-from adapters.watlow.codec import Units, enum_at
+from adapters.watlow.codec import Units, enum_at, enum_query, is_second
 from adapters.watlow.hazards import Floats, Found, hazards_of
 from adapters.watlow.options import WatlowOptions, unit_of
 from adapters.watlow.settings import Row, blocks_of, rows_of
@@ -28,6 +27,9 @@ _ORDERS: Mapping[WordOrder, tuple[WordOrder, WordOrder]] = {
     "high_low": ("high_low", "low_high"),
 }
 """The order in force, and the other one."""
+
+_TRIES = 3
+"""How often a setting is read by itself, until two replies in a row agree."""
 
 Ask = Callable[[Query, Priority], Awaitable[Answer[Reply]]]
 
@@ -56,6 +58,7 @@ class WatlowSettings:
         self._blocks = blocks_of(options)
         self._ask = ask
         self._floats: dict[str, Floats] = {}
+        self._second: dict[str, bool] = {}
         self.known: Mapping[str, SettingInfo] = {n: row.info for n, row in self._rows.items()}
 
     async def read(self, names: Collection[str], *, priority: Priority) -> dict[str, SettingFound]:
@@ -75,17 +78,29 @@ class WatlowSettings:
         self, start: int, count: int, rows: Sequence[Row], priority: Priority
     ) -> dict[str, SettingFound]:
         reply = await self._registers(start, count, priority)
-        if isinstance(reply, Registers):
-            return {row.info.name: self._found(row, reply, row.address - start) for row in rows}
         found = {}
         for row in rows:
-            alone = await self._registers(row.address, 2, priority)
-            if isinstance(alone, Registers):
-                found[row.info.name] = self._found(row, alone, 0)
+            at = row.address - start
+            if isinstance(reply, Registers) and not _is_cut_off(row, reply, at):
+                found[row.info.name] = self._found(row, reply, at)
             else:
-                detail = f"register {row.address}: {alone}"
-                found[row.info.name] = SettingFound(None, detail)
+                found[row.info.name] = await self._read_alone(row, priority)
         return found
+
+    async def _read_alone(self, row: Row, priority: Priority) -> SettingFound:
+        """Read one setting until two replies in a row agree.
+
+        Its count is that of others, too: the late reply to another question would pass for it.
+        """
+        before = b""
+        for _ in range(_TRIES):
+            reply = await self._registers(row.address, 2, priority)
+            if not isinstance(reply, Registers):
+                return SettingFound(None, f"register {row.address}: {reply}")
+            if reply.data == before:
+                return self._found(row, reply, 0)
+            before = reply.data
+        return SettingFound(None, f"register {row.address}: {_TRIES} replies, no two alike")
 
     async def _registers(self, start: int, count: int, priority: Priority) -> Reply:
         query = Query(ReadRegisters(self._address, start, count))
@@ -94,6 +109,7 @@ class WatlowSettings:
     def _found(self, row: Row, reply: Registers, at: int) -> SettingFound:
         if row.kind == "enum":
             code = _code(reply, at)
+            self._second[row.info.name] = _is_second(reply, at)
             value = row.value(code, self._unit)
             return SettingFound(value, "" if value is not None else f"code {code}, unknown")
         number, swapped = (float_at(reply.data, at, order) for order in _ORDERS[self._order])
@@ -117,7 +133,8 @@ class WatlowSettings:
     def _writing(self, row: Row, value: SettingValue) -> Query:
         number = row.number(value, self._unit)
         if row.kind == "enum":
-            return Query(WriteRegister(self._address, row.address, int(number)))
+            second = self._second.get(row.info.name, False)
+            return enum_query(self._address, row.address, int(number), second=second)
         return Query(WriteRegisters(self._address, row.address, float_words(number, self._order)))
 
     def hazards(self, found: Found, uses: Sequence[OutputUse]) -> Sequence[SettingReport]:
@@ -127,6 +144,17 @@ class WatlowSettings:
 
 def _code(reply: Registers, at: int) -> int:
     """Return an enumeration; the block may end with its first register."""
-    if 2 * at + 4 <= len(reply.data):
-        return enum_at(reply.data, at)
-    return reply.words()[at]
+    return enum_at(reply.data, at) if _has_both(reply, at) else reply.words()[at]
+
+
+def _is_second(reply: Registers, at: int) -> bool:
+    return _has_both(reply, at) and is_second(reply.data, at)
+
+
+def _is_cut_off(row: Row, reply: Registers, at: int) -> bool:
+    """Whether the block ends with the first half of an enumeration that stands in the second."""
+    return row.kind == "enum" and not _has_both(reply, at) and reply.words()[at] == 0
+
+
+def _has_both(reply: Registers, at: int) -> bool:
+    return 2 * at + 4 <= len(reply.data)

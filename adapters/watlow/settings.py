@@ -36,12 +36,12 @@ _BLOCKS: Sequence[tuple[int, int]] = (
     (1492, 18),
     (1838, 1),
     (1880, _MODE_COUNT),
-    (1922, 7),
+    (1910, 20),
     (2160, 12),
     (2184, 10),
 )
 """First register and count of each read. Every count is that of no other read of a controller:
-it is all that RTU lets one check of a late reply."""
+it is all that RTU lets one check of a late reply. So 1838 is asked for by its first half alone."""
 
 _UNITS: Words = {30: "degF", 15: "degC"}
 _ORDERS: Words = {1331: "low_high", 1330: "high_low"}

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import partial
+from typing import Literal
 
 from adapters.modbus.bank import Parameter, RegisterBank, ValueRefusedError
 from adapters.modbus.codec import (
@@ -12,6 +13,7 @@ from adapters.modbus.codec import (
     ExcCodes,
     Refusal,
 )
+from adapters.modbus.words import WordOrder
 from adapters.watlow.alarms import ALARM_BASES, DEVIATION, SETPOINT_OFFSETS, Alarm
 from adapters.watlow.autotune import AutoTune, Tuned
 from adapters.watlow.block import PointerBlock
@@ -59,6 +61,7 @@ _CLEAR = 129
 
 _YES, _NO, _OFF, _RAMP_ON_CHANGE, _RAMP_BOTH, _HOURS = 106, 59, 62, 85, 13, 39
 _KEEP_POWER = {14, 33}
+_BankKind = Literal["float", "enum", "uint32"]
 _WRITE_ONLY_READS = 255.0
 
 
@@ -85,12 +88,13 @@ class WatlowTwin:
             self._values[WORD_ORDER + self._port] = WordOrderCode[order.upper()]
         self._memory = NonVolatileMemory(self._values)
         self._bank = self._make_bank(
+            order,
             RegisterBank(
                 order=order,
                 unmapped=self._options.unmapped,
                 half_write=self._options.half_write,
                 max_read=self._options.max_read,
-            )
+            ),
         )
         self._block = PointerBlock(self._bank.answer)
         self._loop = HeatLoop()
@@ -126,10 +130,12 @@ class WatlowTwin:
             raise ValueError(f"{self._name}: twin.registers: there is no register {strangers[0]}")
         return values | options.registers
 
-    def _make_bank(self, bank: RegisterBank) -> RegisterBank:
+    def _make_bank(self, order: WordOrder, bank: RegisterBank) -> RegisterBank:
+        wide = order == "high_low" and self._options.enum_word == "second"
+        kinds: dict[Kind, _BankKind] = {"enum": "uint32" if wide else "enum", "uint32": "uint32"}
         for row in MAP_1:
             put = None if row.access == "r" else partial(self._put, row)
-            kind = row.kind if row.kind in {"enum", "uint32"} else "float"
+            kind: _BankKind = kinds.get(row.kind, "float")
             bank.define(row.address, Parameter(kind, partial(self._get, row), put))
         return bank
 

@@ -137,7 +137,7 @@ def test_the_probes_of_the_family_only_read_and_recognise_its_twin() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "registers"), [([], None), (["alarm1"], 3), (["alarm1", "loop", "comms"], 19)]
+    ("groups", "registers"), [([], None), (["alarm1"], 3), (["alarm1", "loop", "comms"], 20)]
 )
 def test_the_poll_plan_reckons_with_the_longest_group(
     groups: list[str], registers: int | None
