@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import Literal, TypeVar
 
+import trio
+
 from adapters.alicat.codec import (
     EOL,
     Acknowledged,
@@ -39,6 +41,9 @@ _HOLD_CODE = "HLD"
 _HOLDS = {0.0: "C", 1.0: "HP", 2.0: "HC"}
 _CLOSED = 2.0
 _MOST_GASES = 255
+_BABBLE = "babble"
+_NEW_LETTER_S = 0.2
+"""How long to leave a device alone that was given a unit letter."""
 
 
 class AlicatAdapter(BaseAdapter):
@@ -100,16 +105,32 @@ class AlicatAdapter(BaseAdapter):
         return reply.found
 
     async def _end_stream(self, how: Literal["@@ ", "@@="]) -> None:
-        """End a stream that somebody left on; a device that answers a poll has none."""
+        """End a stream that somebody left on, and leave the device the time to take its letter."""
+        if not await self._hears_a_stream():
+            return
+        with suppress(FrameError, LinkTimeoutError):  # what it answers is not known
+            await self._link.exchange(
+                self._options.lead + encode_stop(self._unit, how),
+                LineReply(EOL, self._reader.decode).feed,
+                priority=Priority.SAFE,
+            )
+        await trio.sleep(_NEW_LETTER_S)
+
+    async def _hears_a_stream(self) -> bool:
+        """Whether something is said that answers no poll.
+
+        A device that answers does not stream; on a line on which nothing is said the stop could
+        only give the letter to somebody else.
+        """
         try:
             await self._frame(Priority.POLL)
-        except (FrameError, LinkTimeoutError):
-            with suppress(FrameError, LinkTimeoutError):  # what it answers is not known
-                await self._link.exchange(
-                    self._options.lead + encode_stop(self._unit, how),
-                    LineReply(EOL, self._reader.decode).feed,
-                    priority=Priority.SAFE,
-                )
+        except FrameError:
+            return True
+        except LinkTimeoutError as error:
+            if error.fault == _BABBLE:
+                return True
+            raise
+        return False
 
     async def _check_columns(self) -> None:
         request = self._options.lead + encode_table_request(self._unit)

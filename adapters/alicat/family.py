@@ -18,6 +18,7 @@ from adapters.alicat.options import AlicatOptions, unit_of
 from adapters.alicat.preflight import settings_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
+from capa.devices.neighbours import LineTrouble
 from capa.devices.poll_cost import ExchangeCost
 from capa.devices.preflight import SettingInfo
 from capa.devices.probing import LineSettings, Probe
@@ -30,6 +31,8 @@ __all__ = ["AlicatFamily"]
 _FRAME_FIXED, _COLUMN = 9, 8
 _REPLY_S = 0.0007
 _SPEEDS = (19200, 38400, 115200, 57600, 9600)
+_SPEAK_MODBUS = frozenset({"modbus", "watlow"})
+"""Families whose frames have no end that an ASCII device knows."""
 _UNITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -59,6 +62,37 @@ class AlicatFamily:
         options = AlicatOptions.model_validate(spec.options)
         reply = _FRAME_FIXED + _COLUMN * len(options.columns)
         return [ExchangeCost(2 + len(options.lead), reply, _REPLY_S)]
+
+    def address_of(self, spec: DeviceSpec) -> str:
+        """Return the unit letter; commands are heard in either case."""
+        return unit_of(spec)
+
+    def beside(self, spec: DeviceSpec, others: Sequence[DeviceSpec]) -> Sequence[LineTrouble]:
+        """Refuse ``stop_stream`` beside anybody; warn of Modbus frames without a CR between."""
+        options = AlicatOptions.model_validate(spec.options)
+        troubles = []
+        if options.stop_stream is not None:
+            troubles.append(
+                LineTrouble(
+                    f'"{spec.name}" would give its unit letter to whoever streams on the line, '
+                    f"and {_named(others)} on it might take it",
+                    f'leave it out and stop the stream by hand, or put "{spec.name}" on a line of '
+                    "its own",
+                    "stop_stream",
+                )
+            )
+        modbus = [one for one in others if one.adapter in _SPEAK_MODBUS]
+        if modbus and not options.begin_with_cr:
+            troubles.append(
+                LineTrouble(
+                    f'"{spec.name}" would take the Modbus frames of {_named(modbus)} for the '
+                    "beginning of its own next line, and not answer",
+                    "say begin_with_cr = true",
+                    "begin_with_cr",
+                    blocking=False,
+                )
+            )
+        return troubles
 
     def probes(self) -> Sequence[Probe]:
         """Return a poll of each unit letter, at each speed, the factory's first; no ``AL...``."""
@@ -107,6 +141,10 @@ class AlicatFamily:
             accepted=MatchingLine(setpoint_report_pattern(unit), EOL) if long else frame,
             read_back=ReadBack(options.lead + encode_poll(unit), frame, GroupNumber(column)),
         )
+
+
+def _named(devices: Sequence[DeviceSpec]) -> str:
+    return " and ".join(f'"{device.name}"' for device in devices)
 
 
 def _recognised(unit: str, seen: bytes) -> str | None:

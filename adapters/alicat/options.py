@@ -65,8 +65,8 @@ class AlicatOptions(Frozen):
     have no end that this device knows, and it would take them for the beginning of its own line."""
     stop_stream: Literal["@@ ", "@@="] | None = None
     """What ends a stream that somebody left on, in front of the unit letter: ``@@ `` on newer
-    firmware, ``@@=`` on older. It makes whichever unit streams this one, so only for a device that
-    is alone on its line."""
+    firmware, ``@@=`` on older. It makes whichever unit streams this one, so it is refused to a
+    device that is not alone on its line."""
     second_look: Flag = True
     """Whether what has jumped is asked for again: lines have no check sum."""
     second_look_pct: Number = Field(default=1.0, gt=0, le=100)
@@ -139,6 +139,8 @@ class AlicatTwinOptions(Frozen):
     """What the flow shows at rest until it is tared, in percent of full scale."""
     stream_s: float | None = Field(default=None, gt=0)
     """How often it sends frames by itself, until that is stopped; 0.05 from the factory."""
+    acknowledges_letter: bool = False
+    """Whether it answers with a data frame to the unit letter that ends its stream."""
     auto_tare: bool = True
     """Whether a controller takes the flow for zero, 2 s after its setpoint became 0."""
     noise_pct: float = Field(default=0.0, ge=0)

@@ -1,5 +1,6 @@
 """The simulated device that sends data frames by itself, as somebody left it."""
 
+import math
 from collections.abc import Sequence
 
 from adapters.alicat.codec import EOL
@@ -12,13 +13,15 @@ from capa.devices.twin import PlantPort, TwinReply
 __all__ = ["StreamingTwin", "make_twin"]
 
 _USUAL_S = 0.05
+_DEAF_S = 0.2
 
 
 class StreamingTwin(AlicatTwin):
     """Streams from the start; its letter is then ``@``, shown as a space by newer firmware.
 
     To a poll it is deaf meanwhile, having no letter. ``@@ A`` (newer) or ``@@=A`` (older) gives it
-    one and ends the stream; ``A@ @`` or ``A@=@`` begins it.
+    one and ends the stream; ``A@ @`` or ``A@=@`` begins it. A letter that was given takes 0.2 s,
+    during which it hears nothing.
     """
 
     def __init__(self, spec: DeviceSpec, plant: PlantPort) -> None:
@@ -27,14 +30,20 @@ class StreamingTwin(AlicatTwin):
         self._commands = LineCollector(EOL)
         self._streams = True
         self._sent_at_s = plant.now_s()
+        self._hears_from_s = -math.inf
 
     def receive(self, chunk: bytes) -> Sequence[TwinReply]:
         """Heed what begins and ends a stream; answer the rest only between streams."""
         replies: list[TwinReply] = []
         for line in self._commands.feed(chunk):
             text = line.decode("ascii", "replace").upper()
+            if self._plant.now_s() < self._hears_from_s:
+                continue
             if self._streams and text.startswith(f"@@{self._sign}") and text[3:].isalpha():
                 self._streams, self._unit = False, text[3:4]
+                self._hears_from_s = self._plant.now_s() + _DEAF_S
+                if self._options.acknowledges_letter:
+                    replies.append(TwinReply(self._data_frame()))
             elif text == f"{self._unit}@{self._sign}@":
                 self._streams, self._sent_at_s = True, self._plant.now_s()
             elif not self._streams:

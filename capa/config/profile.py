@@ -1,7 +1,7 @@
 """Does a hardware profile hang together: names, bindings, units, derived channels."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 
 from pydantic import ValidationError
 
@@ -11,6 +11,7 @@ from capa.channels.spec import ChannelSpec, Difference
 from capa.config.draft import Draft
 from capa.config.explain import did_you_mean, explain, shown
 from capa.config.hardware import HardwareProfile
+from capa.config.neighbours import addresses, neighbour_problems, written
 from capa.config.poll_plan import poll_plan_problems
 from capa.config.problems import Problem
 from capa.config.profile_monitor import monitor_problems
@@ -39,6 +40,7 @@ def examine_profile(
     draft = Draft.of(source, _families(source, families))
     for check in (_names, _ports, _links, _devices, _bindings, _commands, _derived):
         problems.extend(check(draft))
+    problems.extend(neighbour_problems(draft))
     problems.extend(poll_plan_problems(draft))
     problems.extend(setting_problems(draft))
     problems.extend(safety_problems(draft))
@@ -104,18 +106,22 @@ def _links(draft: Draft) -> Iterator[Problem]:
 
 def _devices(draft: Draft) -> Iterator[Problem]:
     links = draft.names("links")
-    seen: dict[tuple[str, object], str] = {}
+    seen: dict[Hashable, DeviceSpec] = {}
     for index, device in draft.devices.items():
         if device.link not in links:
             message = f"no link is called {shown(device.link)}"
             path = ("devices", index, "link")
             yield draft.problem("unknown_link", path, message, did_you_mean(device.link, links))
-        address = (device.link, device.address)
-        if address in seen:
-            message = f"has the same link and address as {shown(seen[address])}"
+        own = addresses(device, draft.families.get(device.adapter))
+        other = next((seen[address] for address in own if address in seen), None)
+        if other is not None:
+            message = f"has the same link and address as {shown(other.name)}"
+            if device.address != other.address:
+                message += f", where it is written as {written(other)}"
             path = ("devices", index, "address")
             yield draft.problem("duplicate_address", path, message, "one of the two is wrong")
-        seen.setdefault(address, device.name)
+        for address in own:
+            seen.setdefault(address, device)
         yield from _family(draft, index, device)
 
 

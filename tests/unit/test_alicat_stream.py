@@ -17,7 +17,8 @@ from adapters.twin.memory import TwinHandle, twin_connectors
 from capa.channels.sample import Status
 from capa.devices.adapter import DeviceAdapter
 from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.errors import FrameError, LinkTimeoutError
+from capa.errors import CapaError, FrameError, LinkTimeoutError
+from tests.support.direct_link import DirectLink
 from tests.support.still_plant import StillPlant
 
 
@@ -69,6 +70,45 @@ async def test_without_leave_nobody_is_renamed(autojump_clock: MockClock) -> Non
         assert all(line == b"A\r" for line in heard)
 
 
+@pytest.mark.parametrize("fault", ["silence", "mute", "truncate"])
+async def test_a_device_that_is_silent_is_not_told_to_stop(
+    fault: str, autojump_clock: MockClock
+) -> None:
+    """It may be unplugged, and then whoever else streams on the line would take its letter."""
+    async with rig({"stop_stream": "@@ "}, {"stream_s": None}) as (driver, twins):
+        twins.fault(fault, device="gas", active=True)
+        for _ in range(3):
+            with pytest.raises(LinkTimeoutError):
+                await driver.open()
+        heard = [bytes.fromhex(one["hex"]) for one in twins.wire if one["event"] == "rx"]
+        assert set(heard) == {b"A\r"}
+
+
+class TimedPlant(StillPlant):
+    """Its time is the test's."""
+
+    def now_s(self) -> float:
+        return trio.current_time()
+
+
+@pytest.mark.parametrize("error", [FrameError("x"), LinkTimeoutError("x", fault="babble")])
+async def test_a_device_is_left_alone_while_it_takes_its_letter(
+    error: CapaError, autojump_clock: MockClock
+) -> None:
+    one = spec({"stop_stream": "@@ "}, {"stream_s": 0.05, "acknowledges_letter": True})
+    link = DirectLink([make_twin(one, TimedPlant())])
+    errors = [error]
+
+    def spoil_first(data: bytes) -> bytes:
+        if errors:
+            raise errors.pop()
+        return data
+
+    link.garble = spoil_first
+    await FAMILY.create(one, link).open()
+    assert link.sent == [b"A\r", b"@@ A\r", b"A\r"]
+
+
 async def test_a_device_that_does_not_stream_is_not_told_to_stop(
     autojump_clock: MockClock,
 ) -> None:
@@ -97,6 +137,8 @@ def test_the_simulated_stream_has_the_signs_of_its_firmware(
     assert not twin.receive(b"A\r")
     assert not twin.receive(stop)
     assert said() == []
+    assert not twin.receive(b"A\r")  # it takes its letter, and hears nothing meanwhile
+    plant.advance(0.1)
     (reply,) = twin.receive(b"A\r")
     assert reply.data.startswith(b"A +014.62")
     assert not twin.receive(start)
