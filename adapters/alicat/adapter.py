@@ -96,7 +96,7 @@ class AlicatAdapter(BaseAdapter):
 
     async def _maker(self) -> Maker:
         """Ask who made it; a firmware with fewer rows has said what it knows by the deadline."""
-        reply = MakerReply(self._unit)
+        reply = MakerReply(self._unit, self._reader)
         request = encode_maker_request(self._unit)
         with suppress(LinkTimeoutError):
             await self._link.exchange(
