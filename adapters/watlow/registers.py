@@ -80,6 +80,7 @@ MAP_1: tuple[Row, ...] = (
     Row(386, "number", "rw", 0.5),
     _enum(398, 105, 105, 94, 40, 96),
     Row(402, "temperature", "r"),
+    _enum(414, 62, 62, 63),
     _enum(416, 255, access="w"),
     *_alarm(1480),
     *_alarm(1530),

@@ -11,7 +11,10 @@ from adapters.modbus.codec import (
     BadRequest,
     Ear,
     ExcCodes,
+    ReadRegisters,
     Refusal,
+    Reply,
+    Request,
 )
 from adapters.modbus.words import WordOrder
 from adapters.watlow.alarms import ALARM_BASES, DEVIATION, SETPOINT_OFFSETS, Alarm
@@ -104,9 +107,10 @@ class WatlowTwin:
         for alarm in self._alarms:
             alarm.start(self._values)
         self._frozen_degC: float | None = None
+        self._last_good_degC: float | None = None
         self._refuses: int | None = None
-        self._broken = False
-        self._miswired = ""
+        self._input_error = int(self._values[INPUT_ERROR])
+        self._miswired: set[str] = set()
         self._started_at_s = plant.now_s()
         plant.on_tick(self._tick)
 
@@ -139,6 +143,10 @@ class WatlowTwin:
             bank.define(row.address, Parameter(kind, partial(self._get, row), put))
         return bank
 
+    @property
+    def _broken(self) -> bool:
+        return self._input_error != InputError.NONE
+
     # --- the contract of a twin -------------------------------------------------------------
 
     @property
@@ -166,7 +174,7 @@ class WatlowTwin:
         return {"setpoint": self._values[SETPOINT]}
 
     def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
-        """Enter or leave a fault; beyond the contract's there is ``power_cycle``.
+        """Enter or leave a fault; beyond the contract's there is ``power_cycle``, which has no end.
 
         ``value`` is the exception's code for ``exception`` and the code of register 362 for
         ``sensor_break``. A thermocouple that is shorted (``tc_short``) or connected the wrong way
@@ -181,9 +189,10 @@ class WatlowTwin:
             case "sensor_break":
                 self._break_sensor(active, InputError.OPEN if value is None else int(value))
             case "power_cycle":
-                self._power_cycle()
+                if active:
+                    self._power_cycle()
             case "tc_short" | "tc_reversed":
-                self._miswired = kind if active else ""
+                (self._miswired.add if active else self._miswired.discard)(kind)
             case _:
                 return False
         return True
@@ -198,10 +207,14 @@ class WatlowTwin:
         if self._refuses is not None:
             refusal = Refusal(request.function, self._refuses)
             return TwinReply(asked.answer(refusal), self._delay.next_s())
-        reply = None if isinstance(request, BadRequest) else self._block.answer(request)
-        if reply is None:
-            reply = self._bank.answer(request)
-        return TwinReply(asked.answer(reply), self._delay.next_s())
+        return TwinReply(asked.answer(self._carry_out(request)), self._delay.next_s())
+
+    def _carry_out(self, request: Request | BadRequest) -> Reply:
+        if isinstance(request, BadRequest):
+            return self._bank.answer(request)
+        too_long = isinstance(request, ReadRegisters) and request.count > self._options.max_read
+        in_block = None if too_long else self._block.answer(request)
+        return self._bank.answer(request) if in_block is None else in_block
 
     def _get(self, row: Row) -> float:
         if row.access == "w":
@@ -217,6 +230,11 @@ class WatlowTwin:
     def _live(self, address: int) -> float:
         if address in {PROCESS_VALUE, _FILTERED_PV}:
             return self._pv_degC()
+        if address == INPUT_ERROR:
+            return self._input_error
+        if address == ACTIVE_MODE:
+            falls_back = self._broken and self._values[CONTROL_MODE] == ControlMode.AUTO
+            return ControlMode.MANUAL if falls_back else self._values[CONTROL_MODE]
         if address == _LOOP_ERROR:
             return self._watch.code
         if address == _TUNE_STATUS:
@@ -302,24 +320,20 @@ class WatlowTwin:
     # --- the loop ---------------------------------------------------------------------------
 
     def _pv_degC(self) -> float:
-        if self._frozen_degC is not None:
-            return self._frozen_degC
+        for held_degC in (self._frozen_degC, self._last_good_degC):
+            if held_degC is not None:
+                return held_degC
         pv_degC, ambient_degC = self._plant.get(self._quantity), self._values[_AMBIENT]
-        match self._miswired:
-            case "tc_short":
-                return ambient_degC
-            case "tc_reversed":
-                return 2.0 * ambient_degC - pv_degC
-            case _:
-                return pv_degC
+        if "tc_short" in self._miswired:
+            return ambient_degC
+        return 2.0 * ambient_degC - pv_degC if "tc_reversed" in self._miswired else pv_degC
 
     def _break_sensor(self, active: bool, code: int) -> None:
         """Hold the last good value and say why; the power then follows register 2184."""
-        self._frozen_degC = self._pv_degC() if active else None
-        self._broken = active
-        self._end_tune()
-        self._values[INPUT_ERROR] = code if active else InputError.NONE
-        self._values[ACTIVE_MODE] = ControlMode.MANUAL if active else self._values[CONTROL_MODE]
+        self._last_good_degC = self._pv_degC() if active else None
+        self._input_error = code if active else InputError.NONE
+        if active:
+            self._end_tune()
 
     def _tick(self, dt_s: float) -> None:
         self._follow_setpoint(dt_s)
@@ -339,8 +353,6 @@ class WatlowTwin:
 
     def _power_pct(self, dt_s: float) -> float:
         values = self._values
-        if not self._broken:
-            values[ACTIVE_MODE] = values[CONTROL_MODE]
         if values[CONTROL_MODE] == ControlMode.OFF or self._watch.code != InputError.NONE:
             return 0.0
         if values[CONTROL_MODE] == ControlMode.MANUAL:
@@ -403,12 +415,17 @@ class WatlowTwin:
         values[_RAMP_SETPOINT], values[_RAMP_TARGET] = values[_ACTIVE_SETPOINT], values[SETPOINT]
 
     def _power_cycle(self) -> None:
-        """Come back with what was saved."""
+        """Come back with what was saved, and with the sensor as it is."""
+        wire_units_at, before = COMMS_UNITS + self._port, self._values
         self._values = self._memory.recall()
+        if self._values[wire_units_at] != before[wire_units_at]:
+            self._written(wire_units_at)
+        self._values[HEAT_POWER] = self._values[_OUTPUT_POWER] = 0.0
         self._values[_ACTIVE_SETPOINT] = self._values[SETPOINT]
         self._started_at_s = self._plant.now_s()
         self._loop.forget()
         self._watch.clear()
+        self._tune = AutoTune()
         self._end_tune()
         for alarm in self._alarms:
             alarm.start(self._values)
