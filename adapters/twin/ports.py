@@ -1,7 +1,9 @@
 """Where a twin's lines meet the operating system: pseudo-terminals and TCP ports."""
 
 import contextlib
+import fcntl
 import os
+import struct
 import termios
 import tty
 from collections import deque
@@ -21,6 +23,10 @@ __all__ = ["Port", "PtyPort", "TcpPort"]
 
 LOCALHOST: Final = "127.0.0.1"
 _LOOK_S: Final = 0.02
+_FEW: Final = 4
+"""How much may wait to be sent while a device still begins to speak unasked."""
+_UNWANTED_S: Final = 1.0
+"""How long bytes may lie unread before what is said unasked takes their place."""
 _SPEED: Final = 5
 """The place of ``ospeed`` in what ``tcgetattr`` returns; ``ispeed`` is before it."""
 
@@ -61,8 +67,40 @@ def _always() -> bool:
     return True
 
 
+class _Unread:
+    """What lies in a pseudo-terminal and no host has taken out.
+
+    A serial port that nobody has open keeps nothing. A pseudo-terminal keeps thousands of bytes,
+    for hours, and hands them to whoever opens it as if they were said now.
+
+    Args:
+        slave: the host's side of it, open here as well.
+    """
+
+    def __init__(self, slave: int) -> None:
+        self._slave = slave
+        self._bytes = 0
+        self._read_at_s = trio.current_time()
+
+    def look(self) -> None:
+        """Note whether somebody reads; to be called often."""
+        told = fcntl.ioctl(self._slave, termios.FIONREAD, bytes(4))
+        before, self._bytes = self._bytes, struct.unpack("i", told)[0]
+        if self._bytes == 0 or self._bytes < before:
+            self._read_at_s = trio.current_time()
+
+    def make_room(self) -> None:
+        """Forget what has lain there for long, before something newer is put to it."""
+        if trio.current_time() - self._read_at_s > _UNWANTED_S:
+            termios.tcflush(self._slave, termios.TCIFLUSH)
+            self._read_at_s = trio.current_time()
+
+
 async def _carry(
-    line: TwinLine, stream: trio.abc.Stream, in_time: Callable[[], bool] = _always
+    line: TwinLine,
+    stream: trio.abc.Stream,
+    in_time: Callable[[], bool] = _always,
+    unread: _Unread | None = None,
 ) -> None:
     """Pass bytes between a line and one host until the host is gone.
 
@@ -73,7 +111,7 @@ async def _carry(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(outbox.run)
         if line.talkative:
-            nursery.start_soon(_talk, line, outbox)
+            nursery.start_soon(_talk, line, outbox, unread)
         with contextlib.suppress(*LOST):  # in here: out of the nursery it would come as a group
             await _obey(line, stream, outbox, in_time)
         nursery.cancel_scope.cancel()
@@ -91,12 +129,22 @@ async def _obey(
             await outbox.put(due)
 
 
-async def _talk(line: TwinLine, outbox: "_Outbox") -> None:
-    """Send what devices say of themselves, for as long as somebody listens."""
+async def _talk(line: TwinLine, outbox: "_Outbox", unread: _Unread | None) -> None:
+    """Send what devices say of themselves, as far as the line takes it: a UART has no more room.
+
+    While much waits no device is asked, so that a stream loses lines, and an answer that waits
+    for something does not get lost.
+    """
     with contextlib.suppress(*LOST):  # the reader finds out, too
         while True:
             await trio.sleep(_LOOK_S)
+            if unread is not None:
+                unread.look()
+            if outbox.is_behind:
+                continue
             for due in line.unasked(trio.current_time()):
+                if unread is not None:
+                    unread.make_room()
                 await outbox.put(due)
 
 
@@ -109,6 +157,11 @@ class _Outbox:
         self._waiting = deque[Due]()
         self._more = trio.Event()
         self._sending = trio.Lock()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether more than a few wait."""
+        return len(self._waiting) > _FEW
 
     async def put(self, due: Due) -> None:
         """Send what is due now, when nothing is before it, and else let ``run`` do it in its turn.
@@ -186,7 +239,7 @@ class PtyPort:
             return own is None or termios.tcgetattr(slave)[_SPEED] == own
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(_carry, self._line, stream, in_time)
+            nursery.start_soon(_carry, self._line, stream, in_time, _Unread(slave))
             await self._presence.wait_for(present=False)
             nursery.cancel_scope.cancel()
 

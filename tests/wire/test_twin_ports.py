@@ -1,0 +1,103 @@
+"""The ports of a twin whose devices speak unasked, while nobody listens."""
+
+import itertools
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import trio
+from trio.testing import MockClock, lockstep_stream_pair
+
+from adapters.twin import ports
+from adapters.twin.line import TwinLine
+from adapters.twin.plant import TwinSettings
+from adapters.twin.ports import PtyPort, _carry
+from adapters.twin.wirelog import WireLog
+from capa.devices.spec import LinkSpec
+from capa.devices.twin import TwinReply
+from tests.support.bench_device import BenchDevice
+
+REQUEST, REPLY = b"now\n", b"Rnow\n"
+
+
+class Chatterer(BenchDevice):
+    """Says what time it is at every look, and answers as any device of the bench."""
+
+    def unasked(self) -> Sequence[TwinReply]:
+        return [TwinReply(b"%019.2f\n" % trio.current_time())]
+
+
+class VirtualTimer:
+    """Stands in for the fine timer, whose time is real."""
+
+    async def sleep(self, for_s: float) -> None:
+        await trio.sleep(max(for_s, 0.0))
+
+    def close(self) -> None:
+        return
+
+
+def chatting_line(*, wire_timing: bool = False) -> TwinLine:
+    return TwinLine(
+        LinkSpec(name="com", port="x"),
+        [Chatterer()],
+        log=WireLog(lambda _: None, lambda: 0),
+        settings=TwinSettings(wire_timing=wire_timing),
+    )
+
+
+async def until_replied(stream: trio.abc.ReceiveStream) -> bytes:
+    heard = b""
+    while REPLY not in heard:
+        heard += await stream.receive_some()
+    return heard
+
+
+async def test_a_port_that_nobody_had_open_keeps_nothing_for_who_opens_it(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    port = PtyPort(chatting_line(), tmp_path / "com.tty")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(port.run)
+        await trio.sleep(30.0)  # fifteen hundred lines
+        opened_at_s = trio.current_time()
+        host = trio.lowlevel.FdStream(os.open(port.address, os.O_RDWR | os.O_NOCTTY))
+        async with host:
+            await host.send_all(REQUEST)
+            heard = await until_replied(host)
+        nursery.cancel_scope.cancel()
+    said_at_s = float(heard.partition(b"\n")[2].partition(b"\n")[0])  # the first may be cut
+    assert said_at_s > opened_at_s - 5.0
+
+
+async def test_what_nobody_takes_is_not_kept_for_later_and_the_reply_does_not_stand_behind_it(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(ports, "FineTimer", VirtualTimer)
+    near, far = lockstep_stream_pair()  # takes nothing while nobody reads
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(_carry, chatting_line(wire_timing=True), far)
+        await trio.sleep(30.0)
+        await near.send_all(REQUEST)
+        heard = await until_replied(near)
+        nursery.cancel_scope.cancel()
+    assert heard.count(b"\n") < 10
+
+
+async def test_a_host_that_listens_now_and_then_loses_nothing(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    port = PtyPort(chatting_line(), tmp_path / "com.tty")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(port.run)
+        host = trio.lowlevel.FdStream(os.open(port.address, os.O_RDWR | os.O_NOCTTY))
+        heard = b""
+        async with host:
+            while heard.count(b"\n") < 200:
+                await trio.sleep(0.3)
+                heard += await host.receive_some()
+        nursery.cancel_scope.cancel()
+    times_s = [float(line) for line in heard.splitlines()[:200]]
+    steps_s = [later - sooner for sooner, later in itertools.pairwise(times_s)]
+    assert max(steps_s) < 0.03
