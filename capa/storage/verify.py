@@ -55,7 +55,10 @@ def _verify_name(path: Path, manifest: Manifest) -> Iterator[Problem]:
 def _verify_chain(path: Path, manifest: Manifest) -> Iterator[Problem]:
     """Follow the chain of the events to the end that the manifest states."""
     stated = manifest.events_chain
-    if not (path / EVENTS_FILE).exists():  # the list of files says so, if it was ever there
+    if not (path / EVENTS_FILE).exists():
+        if stated is not None:  # the list of files may have been made anew without it
+            message = f"is missing; {stated.rows} events were sealed"
+            yield _problem("chain_missing", path, EVENTS_FILE, message)
         return
     try:
         with closing(connect_for_reading(path / EVENTS_FILE)) as connection:

@@ -190,6 +190,22 @@ def test_a_manifest_that_is_silent_on_the_chain_is_not_whole(tmp_path: Path) -> 
     assert codes(path) == {"bundle.chain_not_stated"}
 
 
+def test_a_bundle_without_the_events_that_its_manifest_states_is_not_whole(
+    tmp_path: Path,
+) -> None:
+    path = unsealed_bundle(tmp_path, texts=["begun", "heating", "done"])
+    assert finalize_bundle(path).sealed
+    (path / "events.sqlite").unlink()
+    manifest = read_json(path)
+    del manifest["files"]["events.sqlite"]
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    sums_made_anew(path)
+    assert sha256sum_check(path).returncode == 0
+    (problem,) = verify_bundle(path)
+    assert (problem.code, problem.blocking) == ("bundle.chain_missing", True)
+    assert "3 events were sealed" in problem.message
+
+
 BROKEN, ALTERED = "bundle.chain_broken", "bundle.chain_altered"
 INSERT = "INSERT INTO events SELECT 4, 5, t_utc, kind, severity, source, 'x', '{}', 'ab' "
 
