@@ -2,16 +2,17 @@
 
 import errno
 from collections.abc import Iterator
-from datetime import datetime
 from pathlib import Path
+from textwrap import shorten
 
 import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.errors import BundleError
 from capa.storage.atomic import write_atomically
-from capa.storage.finalize import finalize_in_child
+from capa.storage.finalize import FinalizeResult, finalize_in_child
 from capa.storage.inflight import INFLIGHT_FILE
+from capa.storage.lock import FolderLock
 from capa.storage.manifest import GUARD_FILE, MANIFEST_FILE, Manifest, read_manifest
 from capa.storage.removal import clear_leftovers
 from capa.storage.sums import SUMS_FILE
@@ -26,6 +27,7 @@ __all__ = ["recover"]
 _UNFINISHED = ("open", "finalizing")
 _NEWEST = 50
 """Bundles looked at for the one of a job that does not name it."""
+_LONGEST_WHY = 300
 
 
 async def recover(
@@ -49,14 +51,19 @@ async def recover(
         (log.info if guard.proven else log.error)("guard.verdicts", message=str(guard))
     for words in await trio.to_thread.run_sync(clear_leftovers, runs_root):
         log.warning("runs.leftover", message=words)
+    sealed: dict[Path, FinalizeResult] = {}
     for path in await trio.to_thread.run_sync(lambda: list(_unfinished(runs_root))):
         if guard is not None:
             await _lay_in(path, guard, log)
-        await _seal(path, log, sign_key)
+        sealed[path] = await _seal(path, log, sign_key)
     jobs = await trio.to_thread.run_sync(lambda: list(folders.jobs(JobState.ACTIVE)))
     reports = []
     for job in jobs:
-        report = await trio.to_thread.run_sync(_report, job, runs_root, guard)
+        found = await trio.to_thread.run_sync(_bundle_of, job, runs_root)
+        if found is not None and found not in sealed:  # what is sealed already it verifies
+            sealed[found] = await finalize_in_child(found, sign_key=sign_key)
+        result = None if found is None else sealed[found]
+        report = await trio.to_thread.run_sync(_report, job, found, result, guard)
         await trio.to_thread.run_sync(_settle, folders, job, report)
         log.warning("job.interrupted", job=job.id, message=report.summary)
         reports.append(report)
@@ -88,11 +95,8 @@ async def _lay_in(path: Path, guard: GuardReport, log: FilteringBoundLogger) -> 
 
     A folder that belongs to somebody else (of ``capa run``, by another user) stops nothing.
     """
-    began = await trio.to_thread.run_sync(_began, path)
-    if began is None or began > guard.started_utc:
-        return
     try:
-        await trio.to_thread.run_sync(write_atomically, path / GUARD_FILE, guard.text)
+        await trio.to_thread.run_sync(_lay_in_now, path, guard)
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise
@@ -100,18 +104,34 @@ async def _lay_in(path: Path, guard: GuardReport, log: FilteringBoundLogger) -> 
         log.error("bundle.not_written", bundle=str(path), message=message)  # noqa: TRY400 - no bug
 
 
-def _began(path: Path) -> datetime | None:
-    manifest = _manifest(path)
-    return None if manifest is None else manifest.started_utc or manifest.created_utc
+def _lay_in_now(path: Path, guard: GuardReport) -> None:
+    """Write the record, unless the list of the bundle's files is made: it would be a stranger."""
+    lock = FolderLock(path)
+    if not lock.acquire():
+        return  # it is recorded, or sealed, just now
+    try:
+        manifest = _manifest(path)
+        if manifest is None or not _is_open(path, manifest):
+            return
+        began = manifest.started_utc or manifest.created_utc
+        if began is not None and began <= guard.started_utc:
+            write_atomically(path / GUARD_FILE, guard.text)
+    finally:
+        lock.release()
 
 
-async def _seal(path: Path, log: FilteringBoundLogger, sign_key: Path | None) -> None:
+def _is_open(path: Path, manifest: Manifest) -> bool:
+    return manifest.bundle_status in _UNFINISHED and not (path / SUMS_FILE).is_file()
+
+
+async def _seal(path: Path, log: FilteringBoundLogger, sign_key: Path | None) -> FinalizeResult:
     result = await finalize_in_child(path, sign_key=sign_key)
     if result.sealed:
         log.warning("bundle.recovered", bundle=str(path), message=result.detail)
     else:
         status, why = result.bundle_status, result.detail
         log.error("bundle.not_recovered", bundle=str(path), bundle_status=status, message=why)
+    return result
 
 
 def _run_of(job: Job, runs_root: Path) -> str | None:
@@ -123,19 +143,27 @@ def _run_of(job: Job, runs_root: Path) -> str | None:
     return None
 
 
-def _report(job: Job, runs_root: Path, guard: GuardReport | None) -> Report:
-    """Say what became of an interrupted job; only its sealed bundle can say that it was done."""
+def _bundle_of(job: Job, runs_root: Path) -> Path | None:
+    """Return the folder that a job's run was recorded in, if it had begun to."""
     run_id = job.run_id or _run_of(job, runs_root)
-    if run_id is None:
+    return None if run_id is None else runs_root / run_id
+
+
+def _report(
+    job: Job, path: Path | None, result: FinalizeResult | None, guard: GuardReport | None
+) -> Report:
+    """Say what became of an interrupted job; only a bundle that verifies can say it was done."""
+    if path is None or result is None:
         return interrupted(job, "it had not begun to record")
-    path = runs_root / run_id
     manifest = _manifest(path)
     if manifest is None:
         return interrupted(job, f"its bundle {path} can't be read")
-    if (manifest.run_status, manifest.bundle_status) == ("completed", "sealed"):
+    if manifest.run_status == "completed" and result.sealed:
         summary = "completed and sealed; the daemon ended before it could say so"
         return Report(job, JobState.DONE, summary, advice=(f"Bundle: {path}",))
-    detail = f"bundle {path}: {manifest.run_status}, {manifest.bundle_status}"
+    detail = f"bundle {path}: {manifest.run_status}, {result.bundle_status}"
+    if not result.sealed and result.detail:
+        detail += f" ({shorten(result.detail, _LONGEST_WHY)})"
     acted = guard if manifest.guard is not None else None
     if acted is not None:
         detail += f"; {acted}"

@@ -1,8 +1,10 @@
 """What a start finds in the runs folder: bundles half made, half sealed, half removed."""
 
 import errno
+import json
 import os
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,6 +12,7 @@ import pytest
 import structlog
 import trio
 
+from capa.storage.finalize import FinalizeResult
 from capa.storage.manifest import read_manifest
 from capa.storage.removal import remove_bundle, removed_runs
 from capa.storage.seal import finalize_bundle
@@ -18,28 +21,116 @@ from capad import recovery
 from capad.guarding import GuardReport
 from capad.jobs import JobState
 from capad.recovery import recover
+from capad.reports import Report
 from capad.spool_folders import SpoolFolders
-from tests.support.bundles import sha256sum_check, unsealed_bundle
+from tests.support.bundles import read_json, sha256sum_check, unsealed_bundle
 from tests.support.sealed import sealed_at
 
+GUARD = GuardReport(datetime(2027, 1, 1, tzinfo=UTC), 0, {"verdicts": {}}, b"{}")
+"""What the guardian left, after every run here."""
 
-async def started(tmp_path: Path, guard: GuardReport | None = None) -> None:
-    """Do what a daemon does at its start, as far as bundles are concerned."""
+
+def spool(tmp_path: Path) -> SpoolFolders:
     folders = SpoolFolders(tmp_path / "spool", max_bytes=1000)
     folders.prepare()
+    return folders
+
+
+async def started(tmp_path: Path, guard: GuardReport | None = None) -> list[Report]:
+    """Do what a daemon does at its start, as far as bundles are concerned."""
     log = structlog.get_logger()
-    assert await recover(folders, tmp_path / "runs", guard=guard, log=log) == []
+    return await recover(spool(tmp_path), tmp_path / "runs", guard=guard, log=log)
+
+
+def was_running(tmp_path: Path, run_id: str) -> None:
+    """Leave the job of a run where a daemon that is killed leaves it."""
+    folders = spool(tmp_path)
+    (folders.incoming / "a.method.toml").write_text("x = 1\n")
+    job = folders.claim("a.method.toml", folders.look()["a.method.toml"])
+    assert job is not None
+    folders.save(replace(folders.move(job, JobState.ACTIVE), run_id=run_id))
+
+
+async def sealed_bundle(tmp_path: Path) -> Path:
+    path = await trio.to_thread.run_sync(unsealed_bundle, tmp_path / "runs")
+    assert finalize_bundle(path).sealed
+    return path
+
+
+@pytest.fixture
+def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Seal without a child, which costs half a second; others here have one."""
+
+    async def here(path: Path, *, sign_key: Path | None = None) -> FinalizeResult:
+        return await trio.to_thread.run_sync(lambda: finalize_bundle(path, sign_key=sign_key))
+
+    monkeypatch.setattr(recovery, "finalize_in_child", here)
+
+
+def contents(path: Path) -> dict[str, bytes]:
+    return {str(file): file.read_bytes() for file in path.rglob("*") if file.is_file()}
 
 
 async def test_a_bundle_whose_seal_lacks_its_last_file_gets_it(tmp_path: Path) -> None:
-    path = await trio.to_thread.run_sync(unsealed_bundle, tmp_path / "runs")
-    assert finalize_bundle(path).sealed
+    path = await sealed_bundle(tmp_path)
+    was_running(tmp_path, path.name)
     (path / "manifest.sha256").unlink()
     (path / ".manifest.sha256.0badcafe.capa-tmp").write_text("half a line")
-    await started(tmp_path)
+    (report,) = await started(tmp_path, GUARD)
     assert sha256sum_check(path).returncode == 0
     assert verify_bundle(path) == []
     assert not list(path.glob(".*"))
+    assert report.outcome is JobState.DONE
+
+
+@pytest.mark.usefixtures("in_process")
+async def test_nothing_is_laid_into_a_bundle_that_was_sealed_and_altered(tmp_path: Path) -> None:
+    path = await sealed_bundle(tmp_path)
+    manifest = {**read_json(path), "bundle_status": "open"}
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    before = contents(path)
+    await started(tmp_path, GUARD)
+    assert contents(path) == before
+
+
+@pytest.mark.usefixtures("in_process")
+async def test_the_guardians_record_is_in_the_bundle_of_the_run_that_it_came_after(
+    tmp_path: Path,
+) -> None:
+    path = await trio.to_thread.run_sync(unsealed_bundle, tmp_path / "runs")
+    await started(tmp_path, GUARD)
+    assert "guard_verdicts.json" in read_json(path)["files"]
+    assert verify_bundle(path) == []
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("unsummed", [False, True])
+@pytest.mark.parametrize("altered", ["method.toml", "stranger.txt"])
+async def test_a_job_whose_bundle_does_not_verify_is_not_done(
+    tmp_path: Path, altered: str, unsummed: bool
+) -> None:
+    path = await sealed_bundle(tmp_path)
+    was_running(tmp_path, path.name)
+    (path / altered).write_text("x = 3\n")
+    if unsummed:
+        (path / "manifest.sha256").unlink()
+    (report,) = await started(tmp_path)
+    assert report.outcome is JobState.FAILED
+    assert "completed, verification_failed" in report.summary
+    assert altered in report.summary
+    assert [job.id for job in spool(tmp_path).jobs(JobState.FAILED)] == [report.job.id]
+
+
+@pytest.mark.usefixtures("in_process")
+async def test_a_job_whose_bundle_verifies_is_done_though_nobody_had_said_so(
+    tmp_path: Path,
+) -> None:
+    path = await sealed_bundle(tmp_path)
+    was_running(tmp_path, path.name)
+    before = contents(path)
+    (report,) = await started(tmp_path, GUARD)
+    assert report.outcome is JobState.DONE
+    assert contents(path) == before
 
 
 async def test_a_bundle_whose_manifest_is_damaged_is_sealed_from_what_is_there(
@@ -83,9 +174,8 @@ async def test_a_bundle_of_somebody_else_does_not_keep_the_queue_from_starting(
         raise OSError(code, os.strerror(code), str(path))
 
     monkeypatch.setattr(recovery, "write_atomically", refused)
-    guard = GuardReport(datetime(2027, 1, 1, tzinfo=UTC), 0, {"verdicts": {}}, b"{}")
     with structlog.testing.capture_logs() as logs:
-        await started(tmp_path, guard)
+        await started(tmp_path, GUARD)
     told = [entry for entry in logs if entry["event"] == "bundle.not_written"]
     assert [entry["bundle"] for entry in told] == [str(path)]
     assert read_manifest(path).bundle_status == "sealed"
