@@ -11,7 +11,14 @@ from pydantic import Field, model_validator
 
 from adapters.modbus.codec import READ_COILS, READ_DISCRETE, READ_HOLDING, READ_INPUT
 from adapters.modbus.flags import Flagged
-from adapters.modbus.words import WordOrder, float_at, float_words, uint32_at, uint32_words
+from adapters.modbus.words import (
+    WordOrder,
+    as_float32,
+    float_at,
+    float_words,
+    uint32_at,
+    uint32_words,
+)
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo
 from capa.models import Flag, Frozen, Number, Whole
@@ -46,7 +53,14 @@ _RANGES: Mapping[str, tuple[int, int]] = {
     "uint32": (0, 2**32 - 1),
 }
 _FLOAT32_MAX = 3.4028234e38
+_FLOAT32_END = 3.40282356e38
+"""From here on a number is rounded to infinity."""
 _FLOAT32_DIGITS = 1e-6
+_ROUNDED = 0.501
+"""Of a step: how far off a whole number is read back that was rounded. A whole step is another
+number: of a valve in a register, open instead of closed."""
+_BORDER = 1e-6
+"""Of a step: how far past a border of the map a whole number may be scaled that lies on it."""
 
 
 class RegisterField(Frozen):
@@ -76,14 +90,17 @@ class RegisterField(Frozen):
     max: Number | None = None
     """What may be written, in ``unit``; the type's own range holds in any case."""
     sensor_fail: tuple[Number, ...] = ()
-    """Raw values by which the device says that there is nothing to measure, such as 32767."""
+    """Raw values by which the device says that there is nothing to measure, such as 32767.
+
+    Of a whole number with its sign or without: 0x8000 and -32768 are one register of an int16.
+    """
     valid_min: Number | None = None
     valid_max: Number | None = None
     """What can be measured, in ``unit``: beyond it a reading is underrange or overload."""
     status_from: tuple[Flagged, ...] = ()
     """Other fields that say what this one's value is worth; see ``flags``."""
     resolution: Number | None = Field(default=None, gt=0)
-    """How far a read-back may lie off; None takes the smallest step that the type can show."""
+    """How far a read-back may lie off; None takes what rounding to the type's step makes."""
     reads_back: Flag = True
     description: str = ""
     source: str = ""
@@ -106,6 +123,44 @@ class RegisterField(Frozen):
         if self.address + self.width > 65536:
             raise ValueError("its second register would lie past 65535")
         return self
+
+    @model_validator(mode="after")
+    def _says_what_is_read(self) -> Self:
+        """Refuse keys that would go unheeded, and so leave a number that is another one."""
+        if self.type == "bit" and (self.scale, self.offset) != (1.0, 0.0):
+            raise ValueError('type = "bit" is 0 or 1: it has no scale and no offset')
+        if self.bit and (self.type != "bit" or self.space in BIT_SPACES):
+            raise ValueError('bit goes with type = "bit", of a holding or an input register')
+        if self.negative_from is not None and self.type != "uint16":
+            raise ValueError('negative_from goes with type = "uint16"')
+        for mark in self.sensor_fail:
+            if not self._can_read(mark):
+                raise ValueError(f"sensor_fail: {mark:.12g} is never read from {self.type}")
+        return self
+
+    def _can_read(self, mark: float) -> bool:
+        if self.type == "float32":
+            return abs(mark) < _FLOAT32_END
+        if self.type == "bit":
+            return mark in {0, 1}
+        span = 2 ** (16 * self.width)
+        return mark.is_integer() and -span // 2 <= mark < span
+
+    def is_no_value(self, raw: float) -> bool:
+        """Whether a raw value is one of ``sensor_fail``."""
+        if self.type == "float32":
+            return any(raw == as_float32(mark) for mark in self.sensor_fail)
+        span = 2 ** (16 * self.width)
+        return any((raw - mark) % span == 0 for mark in self.sensor_fail)
+
+    @property
+    def raw_range(self) -> tuple[int, int]:
+        """The least and the greatest whole number that it can hold."""
+        if self.type == "bit":
+            return 0, 1
+        if self.type == "uint16" and self.negative_from is not None:
+            return self.negative_from - 2**16, self.negative_from - 1
+        return _RANGES[self.type]
 
     @property
     def is_whole(self) -> bool:
@@ -134,18 +189,21 @@ class RegisterField(Frozen):
             name,
             self.unit,
             command=self.command,
-            resolution=self._resolution(),
+            resolution=self.slack,
             reads_back=self.reads_back,
             description=(self.description or place) + unproven,
         )
 
-    def _resolution(self) -> float:
-        if self.resolution is not None:
-            return self.resolution
-        if self.type == "bit":
-            return 0.5
+    @property
+    def slack(self) -> float:
+        """How far a read-back may lie off what was written."""
+        return self.rounding if self.resolution is None else self.resolution
+
+    @property
+    def rounding(self) -> float:
+        """How far off a number may be that was rounded to what the type can show."""
         if self.type != "float32":
-            return abs(self.scale)
+            return _ROUNDED * abs(self.scale)
         widest = max(abs(self.min or 0.0), abs(self.max or 0.0), 1.0)
         return widest * _FLOAT32_DIGITS
 
@@ -156,11 +214,10 @@ def decode(field: RegisterField, data: bytes, index: int, order: WordOrder) -> f
     ``index`` counts registers, or bits where the field is a coil or a discrete input.
     """
     if field.space in BIT_SPACES:
-        return float(data[index // 8] >> index % 8 & 1)
-    raw = _raw(field, data, index, field.word_order or order)
-    if raw in field.sensor_fail:
-        return math.nan
-    return raw if field.type == "bit" else field.scale * raw + field.offset
+        raw = float(data[index // 8] >> index % 8 & 1)
+    else:
+        raw = _raw(field, data, index, field.word_order or order)
+    return math.nan if field.is_no_value(raw) else field.scale * raw + field.offset
 
 
 def _raw(field: RegisterField, data: bytes, register: int, order: WordOrder) -> float:
@@ -187,9 +244,10 @@ def status_of(field: RegisterField, value: float) -> Status:
     """Say what a decoded value is worth."""
     if not math.isfinite(value):
         return Status.SENSOR_FAIL
-    if field.valid_min is not None and value < field.valid_min:
+    border = 0.0 if field.type == "float32" else _BORDER * abs(field.scale)
+    if field.valid_min is not None and value < field.valid_min - border:
         return Status.UNDERRANGE
-    if field.valid_max is not None and value > field.valid_max:
+    if field.valid_max is not None and value > field.valid_max + border:
         return Status.OVERLOAD
     return Status.OK
 
@@ -212,9 +270,7 @@ def encode(field: RegisterField, value: float, order: WordOrder) -> tuple[int, .
         return float_words(raw, order)
     if not math.isfinite(raw):
         raise ValueError(f"{value:g} is not a finite number")
-    low, high = _RANGES[field.type]
-    if field.type == "uint16" and field.negative_from is not None:
-        low, high = field.negative_from - 2**16, field.negative_from - 1
+    low, high = field.raw_range
     whole = round(raw)
     if not low <= whole <= high:
         raise ValueError(f"{value:g} {field.unit} is {whole} in {field.type}: {low} to {high} fit")

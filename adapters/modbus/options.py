@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from adapters.modbus.codec import Framing
 from adapters.modbus.fields import RegisterField
-from adapters.modbus.flags import Rules, speakers
+from adapters.modbus.flags import Flagged, Rules, speakers
 from adapters.modbus.mapfile import load_map
 from adapters.modbus.words import WordOrder
 from capa.devices.spec import DeviceSpec
@@ -67,9 +67,8 @@ class ModbusOptions(Frozen):
         for name, field in self.used.items():
             for flag in field.status_from:
                 other = self.fields.get(flag.field)
-                if other is None or not other.is_whole:
-                    what = "is not in the map" if other is None else "is no whole number"
-                    raise ValueError(f"fields.{name}.status_from: {flag.field!r} {what}")
+                if why := _unheard(flag, other):
+                    raise ValueError(f"fields.{name}.status_from: {flag.field!r} {why}")
             if name in speakers(self._rules, [name]):
                 raise ValueError(f"fields.{name}.status_from leads back to {name!r} itself")
         return self
@@ -93,6 +92,21 @@ class ModbusOptions(Frozen):
         if self.gap_s is not None:
             return self.gap_s
         return RTU_GAP_S if self.framing == "rtu" else 0.0
+
+
+def _unheard(flag: Flagged, other: RegisterField | None) -> str:
+    """Say why a row of ``status_from`` could never hold; empty if it could."""
+    if other is None:
+        return "is not in the map"
+    if not other.is_whole:
+        return "is no whole number"
+    low, high = other.raw_range
+    if flag.equals is not None and not low <= flag.equals <= high:
+        return f"never equals {flag.equals}: {other.type} reads {low} to {high}"
+    bits = 1 if other.type == "bit" else 16 * other.width
+    if flag.mask is not None and flag.mask >= 2**bits:
+        return f"has {bits} bit{'s' * (bits > 1)}: mask = {flag.mask:#x} has more"
+    return ""
 
 
 def _merged(of_map: dict[str, RegisterField], own: dict[str, Any]) -> dict[str, Any]:

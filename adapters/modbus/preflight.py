@@ -36,7 +36,7 @@ def _info(name: str, field: RegisterField) -> SettingInfo:
         name,
         "number",
         unit="" if field.unit == "1" else field.unit,
-        tolerance=0.5 * field.info(name).resolution,
+        tolerance=field.rounding if field.resolution is None else 0.5 * field.resolution,
         writable=field.access == "setting",
         assumed=field.expect,
         reported=field.access == "setting",

@@ -26,6 +26,7 @@ from adapters.modbus.codec import (
 )
 from adapters.modbus.fields import RegisterField, decode, encode
 from adapters.modbus.options import ModbusOptions, ModbusTwinOptions, TwinField, unit_of
+from adapters.modbus.words import uint32_words
 from capa.channels.sample import Status
 from capa.devices.delay import ReplyDelay
 from capa.devices.spec import DeviceSpec
@@ -204,8 +205,11 @@ class ModbusTwin:
     def _broken_words(self, field: RegisterField) -> tuple[int, ...]:
         if field.type == "float32":
             return encode(field, math.nan, self._map.word_order)
-        if field.sensor_fail and field.width == 1:
-            return (int(field.sensor_fail[0]) % 2**16,)
+        if field.sensor_fail:
+            mark = int(field.sensor_fail[0])
+            if field.width == 1:
+                return (mark % 2**16,)
+            return uint32_words(mark % 2**32, field.word_order or self._map.word_order)
         return (_INT_BREAK,) * field.width
 
     def _raised(self, name: str, value: float) -> float:
@@ -252,8 +256,8 @@ class ModbusTwin:
         field = self._fields[name]
         data = b"".join(word.to_bytes(2, "big") for word in words)
         value = decode(field, data, 0, self._map.word_order)
-        low = -math.inf if field.min is None else field.min
-        high = math.inf if field.max is None else field.max
+        low = -math.inf if field.min is None else field.min - field.rounding
+        high = math.inf if field.max is None else field.max + field.rounding
         return value if math.isfinite(value) and low <= value <= high else None
 
     def _put(self, name: str, value: float) -> None:

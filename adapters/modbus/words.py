@@ -3,7 +3,7 @@
 import struct
 from typing import Literal
 
-__all__ = ["WordOrder", "float_at", "float_words", "uint32_at", "uint32_words"]
+__all__ = ["WordOrder", "as_float32", "float_at", "float_words", "uint32_at", "uint32_words"]
 
 WordOrder = Literal["low_high", "high_low"]
 """Which half comes first on the wire; within a register the high byte always does."""
@@ -14,6 +14,15 @@ _FLOAT = struct.Struct(">f")
 def float_at(data: bytes, register: int, order: WordOrder) -> float:
     """Return the float32 that begins at ``register`` of a block of register bytes."""
     return float(_FLOAT.unpack(_four_bytes(data, register, order))[0])
+
+
+def as_float32(value: float) -> float:
+    """Return the float32 nearest to a number: -999.9 is none itself.
+
+    Raises:
+        OverflowError: the value is beyond what float32 holds.
+    """
+    return float(_FLOAT.unpack(_FLOAT.pack(value))[0])
 
 
 def uint32_at(data: bytes, register: int, order: WordOrder) -> int:

@@ -120,6 +120,38 @@ async def test_an_int_too_large_for_its_register_is_refused_with_what_fits(
     assert "-32768 to 32767 fit" in ack.detail
 
 
+async def test_a_valve_in_a_register_that_did_not_move_is_not_proven(
+    autojump_clock: MockClock,
+) -> None:
+    rw = {"address": 0, "unit": "1", "access": "rw", "command": "open_valve"}
+    bench = Bench(spec({"valve": rw}, {"valve": {"value": 1.0}}))
+    bench.twin.fault("frozen", active=True)
+    ack = await bench.write("valve", 0.0)
+    assert ack.readback == 1.0
+    assert abs(ack.readback - 0.0) > bench.driver.fields["valve"].resolution
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale", "most", "value"),
+    [
+        ("int16", 0.1, 30.0, 0.25),
+        ("int16", 0.1, 30.0, -12.35),
+        ("int16", 0.1, 0.3, 0.3),  # 0.1 * 3 is a little more
+        ("int16", 0.1, 20.26, 20.26),
+        ("float32", 1.0, 0.1, 0.1),  # so is 0.1 as float32
+        ("float32", 1.0, 2000.3, 2000.3),
+    ],
+)
+async def test_what_is_rounded_on_its_way_is_taken_and_proven(
+    kind: str, scale: float, most: float, value: float, autojump_clock: MockClock
+) -> None:
+    table = {"address": 0, "unit": "V", "access": "rw", "command": "set_level", "max": most}
+    bench = Bench(spec({"level": table | {"type": kind, "scale": scale}}))
+    ack = await bench.write("level", value)
+    assert ack.readback is not None, ack.detail
+    assert abs(ack.readback - value) <= bench.driver.fields["level"].resolution
+
+
 async def test_a_write_may_drive_the_plant(autojump_clock: MockClock) -> None:
     power = {"address": 0, "unit": "%", "scale": 0.1, "access": "rw", "command": "set_power"}
     play = {"power": {"quantity": "furnace.power_pct"}}
@@ -186,6 +218,13 @@ async def test_noise_lies_about_the_truth_and_is_the_same_at_every_run(
         ({"address": 65535}, "past 65535"),
         ({"adress": 3}, "Extra inputs"),
         ({"type": "float64"}, "float32"),
+        ({"sensor_fail": [3.5e38]}, r"3.5e\+38 is never read from float32"),
+        ({"type": "int16", "sensor_fail": [65536]}, "65536 is never read from int16"),
+        ({"type": "int32", "sensor_fail": [0.5]}, "0.5 is never read from int32"),
+        ({"type": "int16", "bit": 3}, 'bit goes with type = "bit"'),
+        ({"type": "bit", "register": "discrete", "bit": 3}, "of a holding or an input register"),
+        ({"type": "bit", "scale": -1.0, "offset": 1.0}, "no scale and no offset"),
+        ({"type": "uint32", "negative_from": 41943}, 'goes with type = "uint16"'),
     ],
 )
 def test_a_map_that_can_not_work_is_refused_at_the_desk(change: dict[str, Any], says: str) -> None:

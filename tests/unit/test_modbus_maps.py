@@ -11,6 +11,7 @@ from trio.testing import MockClock
 from adapters.modbus import FAMILY
 from adapters.modbus.codec import Query, ReadRegisters, Registers, TcpReplyCollector
 from adapters.modbus.device import ModbusAdapter
+from adapters.modbus.fields import FieldType, RegisterField, decode, status_of
 from adapters.modbus.mapfile import MapError, load_map, shipped_maps
 from adapters.modbus.twin import ModbusTwin
 from capa.channels.sample import Status
@@ -212,6 +213,83 @@ async def test_a_bronkhorst_measure_beyond_131_percent_is_a_negative_one(
     (reading,) = await bench.driver.poll()
     assert reading.value == pytest.approx(-1.0)
     assert reading.status is Status.OK
+
+
+@pytest.mark.parametrize(
+    ("raw", "value", "status"),
+    [
+        (32000, 100.0, Status.OK),
+        (41940, 131.0625, Status.OK),
+        (41941, 131.065625, Status.OK),
+        (41942, math.nan, Status.OVERLOAD),
+        (41943, -73.728125, Status.OK),
+        (65535, -0.003125, Status.OK),
+    ],
+)
+def test_a_bronkhorst_measure_is_an_overload_from_the_most_it_can_show_on(
+    raw: int, value: float, status: Status
+) -> None:
+    measure = load_map("bronkhorst").fields["measure_pct"]
+    seen = decode(measure, raw.to_bytes(2, "big"), 0, "high_low")
+    assert status_of(measure, seen) is status
+    if status is Status.OK:
+        assert seen == pytest.approx(value)
+
+
+@pytest.mark.parametrize(
+    ("raw", "status"),
+    [
+        (-1, Status.UNDERRANGE),
+        (0, Status.OK),
+        (3, Status.OK),  # 0.1 * 3 is a little more than 0.3
+        (4, Status.OVERLOAD),
+    ],
+)
+def test_a_number_on_the_border_is_one_that_can_be_measured(raw: int, status: Status) -> None:
+    field = RegisterField(
+        address=0, type="int16", scale=0.1, unit="V", valid_min=0.0, valid_max=0.3
+    )
+    seen = decode(field, raw.to_bytes(2, "big", signed=True), 0, "high_low")
+    assert status_of(field, seen) is status
+
+
+@pytest.mark.parametrize(
+    ("kind", "mark", "data"),
+    [
+        ("int16", 32767, "7fff"),
+        ("int16", 0x8000, "8000"),  # as the manual writes it, and as the register reads
+        ("int16", -32768, "8000"),
+        ("uint16", -1, "ffff"),
+        ("int32", 0x80000000, "80000000"),
+        ("uint32", -1, "ffffffff"),
+        ("float32", -999.9, "c479f99a"),  # no float32 is -999.9
+        ("float32", 3.4028235e38, "7f7fffff"),
+        ("bit", 1, "0001"),
+    ],
+)
+def test_a_number_that_means_no_value_is_known_however_it_is_written(
+    kind: FieldType, mark: float, data: str
+) -> None:
+    field = RegisterField(address=0, type=kind, unit="1", sensor_fail=(mark,))
+    assert math.isnan(decode(field, bytes.fromhex(data), 0, "high_low"))
+    assert decode(field, bytes(4), 0, "high_low") == 0.0
+
+
+def test_a_single_input_may_mean_no_value_too() -> None:
+    field = RegisterField.model_validate(
+        {"address": 9, "register": "discrete", "type": "bit", "unit": "1", "sensor_fail": [0]}
+    )
+    assert math.isnan(decode(field, b"\x00", 0, "high_low"))
+    assert decode(field, b"\x01", 0, "high_low") == 1.0
+
+
+async def test_a_broken_sensor_shows_the_number_that_means_none_in_two_registers_too(
+    autojump_clock: MockClock,
+) -> None:
+    table = {"address": 0, "type": "int32", "unit": "mm", "sensor_fail": [-99999]}
+    bench = Bench({"fields": {"level": table}}, {"level": {"quantity": "sample.mass_g"}})
+    assert bench.twin.fault("sensor_break", active=True)
+    assert (await bench.readings())["level"].status is Status.SENSOR_FAIL
 
 
 def test_only_names_fields_of_the_map() -> None:

@@ -19,6 +19,7 @@ from tests.support.direct_link import DirectLink
 from tests.support.still_plant import StillPlant
 
 FLAG = {"address": 9, "unit": "1"}
+ALARM = {"address": 0, "register": "coil", "type": "bit", "unit": "1"}
 LEVEL = {
     "address": 1,
     "type": "int16",
@@ -186,13 +187,16 @@ def test_fields_that_speak_for_each_other_in_a_circle_are_refused_at_the_desk(
         ({"field": "flag"}, "give mask .* or equals"),
         ({"field": "flag", "mask": 1, "equals": 1}, "give mask .* or equals"),
         ({"field": "flag", "mask": 1, "status": "ok"}, "can't say ok"),
+        ({"field": "flag", "mask": 0x18000}, "has 16 bits: mask = 0x18000 has more"),
+        ({"field": "flag", "equals": -1}, "never equals -1: uint16 reads 0 to 65535"),
+        ({"field": "alarm", "mask": 2}, "has 1 bit:"),
     ],
 )
 def test_a_rule_that_can_not_work_is_refused_at_the_desk(change: dict[str, Any], says: str) -> None:
     rule = {"status": "sensor_fail", **change}
     level = LEVEL | {"scale": 0.1, "status_from": [rule]}
     with pytest.raises(ValidationError, match=says):
-        FAMILY.fields(spec({"fields": {"flag": FLAG, "level": level}}))
+        FAMILY.fields(spec({"fields": {"flag": FLAG, "alarm": ALARM, "level": level}}))
 
 
 @pytest.mark.parametrize(
