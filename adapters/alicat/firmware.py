@@ -1,7 +1,8 @@
 """What the firmwares of the simulated device differ in; each was captured, or stands in a manual.
 
 ``../shared/protocols.md`` section 2, summed up in NOTES.md. ``GP`` takes writes with ``$$`` only,
-and reads without; its number formats were not captured, and are 8v17's here.
+and reads without, and says nothing to what is newer than itself; its number formats were not
+captured, and are 8v17's here, nor was where in a row its backspaces are.
 """
 
 from collections.abc import Mapping
@@ -13,6 +14,8 @@ __all__ = ["FIRMWARES", "Firmware", "FirmwareName"]
 FirmwareName = Literal["GP", "5v12", "7v09", "8v17", "10v04", "10v20"]
 
 _ALL = ("OPL", "POV", "P2O", "TOV", "VOV", "MOV", "TMF", "OVR", "COM", "HLD", "EXH", "GTA", "LCK")
+_NO_GTA = tuple(code for code in _ALL if code != "GTA")
+_NO_COM = tuple(code for code in _NO_GTA if code != "COM")
 _OLDER = ("OPL", "POV", "TOV", "VOV", "MOV", "TMF", "OVR", "HLD", "EXH", "LCK")
 _OLDEST = ("LCK", "OVR", "POV", "TOV", "VOV", "MOV")
 
@@ -25,6 +28,8 @@ class Firmware:
     """The format of a number that ``formats`` does not name."""
     formats: Mapping[str, str] = field(default_factory=dict)
     gas_width: int = 6
+    gas_declared: str = "6"
+    """The gas's width, as the table of columns has it."""
     codes: tuple[str, ...] = _ALL
     """Status codes that it knows, beside ``ADC``."""
     legacy_table: bool = False
@@ -37,11 +42,22 @@ class Firmware:
     tells_version: bool = True
     wants_prefix: bool = False
     """Whether writes need ``$$``."""
+    pads: bool = False
+    """Whether its tables are padded with backspaces, and its maker's rows are the older nine."""
+
+    def format_of(self, column: str) -> str:
+        """Return the format specification of a column in the data frame."""
+        return self.formats.get(column, self.usual)
 
 
 FIRMWARES: Final[Mapping[FirmwareName, Firmware]] = {
     "GP": Firmware(
-        codes=_OLDEST, legacy_table=True, has_ls=False, tells_version=False, wants_prefix=True
+        codes=_OLDEST,
+        legacy_table=True,
+        has_ls=False,
+        tells_version=False,
+        wants_prefix=True,
+        pads=True,
     ),
     "5v12": Firmware(
         "+07.1f",
@@ -53,9 +69,14 @@ FIRMWARES: Final[Mapping[FirmwareName, Firmware]] = {
         has_ls=False,
     ),
     "7v09": Firmware(
-        formats={"setpoint": "06.2f"}, gas_width=7, codes=_OLDER, locks_on_l=True, has_ls=False
+        formats={"setpoint": "06.2f"},
+        gas_width=7,
+        gas_declared="7/7",
+        codes=_OLDER,
+        locks_on_l=True,
+        has_ls=False,
     ),
-    "8v17": Firmware(has_ls=False),
-    "10v04": Firmware("+07.3f", {"temperature": "+07.2f"}),
+    "8v17": Firmware(codes=_NO_COM, has_ls=False),
+    "10v04": Firmware("+07.3f", {"temperature": "+07.2f"}, codes=_NO_GTA),
     "10v20": Firmware(is_modern=True),
 }

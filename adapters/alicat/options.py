@@ -130,8 +130,8 @@ class AlicatTwinOptions(Frozen):
     """How it takes what its firmware does not know; ``empty`` is an empty line, then ``?``."""
     max_pressure_psia: float = Field(default=160.0, gt=0)
     """Beyond it the frame says POV; 160 stands in the captured table of a 5v12."""
-    max_temperature_degC: float = 60.0
-    """Beyond it the frame says TOV."""
+    max_temperature_degC: float = 50.0
+    """Beyond it the frame says TOV; 50 stands there, too."""
     max_total: float = Field(default=9_999_999.0, gt=0)
     """Beyond it the frame says OVR."""
     gas: str = "N2"

@@ -1,9 +1,10 @@
 """The table in which a device declares its own data frame (``A??D*``), in both dialects.
 
 A row a line, each ended by CR; how many there are is not announced. The modern dialect (6v21 to
-10v20 were captured) heads its columns with ``ID_ NAME___``, the legacy one (5v12, GP) with
-``NAME___ ... MinVal_``; which it is shows in that line, not in the firmware's number. The gas is
-the last thing in a frame before the status codes, so its row ends what is of interest here.
+10v20 were captured) heads its columns with ``ID_ NAME___``, the legacy one (5v12, and GP, which
+pads with backspaces) with ``NAME___ ... MinVal_``; which it is shows in that line, not in the
+firmware's number. The gas is the last thing in a frame before the status codes, so its row ends
+what is of interest here.
 """
 
 import re
@@ -59,7 +60,7 @@ class TableReply:
             FrameError: these are no rows of a table.
         """
         self._seen += chunk
-        *lines, _ = self._seen.split(EOL)
+        *lines, _ = self._seen.replace(b"\b", b"").split(EOL)
         if len(self._seen) > _LIMIT:
             raise FrameError(f"{len(self._seen)} bytes and no end of the table of columns")
         rows = [line for line in lines if line.strip()]

@@ -39,7 +39,8 @@ _SOURCE_COMMAND = re.compile(r"LSS ?([SUA])?")
 _GAS_BITS = 0x1FF
 _OVER = 1.02
 _AUTO_TARE_S = 2.0
-_READS = re.compile(r"VE|LS|LSS|\?\?.*|FPF.*|R\d+")
+_READS = re.compile(r"VE|LS|LSS|\?\?.*|FPF.*")
+_REGISTER = re.compile(r"R\d+")
 _CLOSED, _PRESENT = "closed", "present"
 
 
@@ -62,7 +63,7 @@ class AlicatTwin:
         self._nv_writes = 0
         self._sccm_per_unit = 1000.0 if self._flow_unit == "slpm" else 1.0
         self._ways = ways = FIRMWARES[self._options.firmware]
-        self._formats = tuple(ways.formats.get(c, ways.usual) for c in self._profile.columns)
+        self._formats = tuple(map(ways.format_of, self._profile.columns))
         self._setpoint = 0.0
         self._gas = self._options.gas
         self._tared = False
@@ -138,13 +139,13 @@ class AlicatTwin:
             return b"?" + EOL
         if not command.text:
             return self._data_frame()
-        if self._ways.wants_prefix and (_READS.fullmatch(command.text) is None) != (
-            command.text.startswith("$$")
-        ):
+        text = command.text.removeprefix("$$")
+        if self._ways.wants_prefix and not self._has_right_prefix(command.text, text):
             return b""
+        if self._ways.has_ls and text.startswith("LS") and "setpoint" not in self._profile.columns:
+            return f"{self._unit}   1 ---".encode("ascii") + EOL  # a meter, as captured
         if (setpoint := command.setpoint) is not None:
             return self._take_setpoint(*setpoint)
-        text = command.text.removeprefix("$$")
         if text.startswith("L") and self._ways.locks_on_l:
             return self._lock()
         if text == "LS":
@@ -156,6 +157,13 @@ class AlicatTwin:
         if (table := self._table(text)) is not None:
             return b"".join(row.encode("ascii") + EOL for row in table)
         return self._act(text)
+
+    @staticmethod
+    def _has_right_prefix(said: str, text: str) -> bool:
+        """Whether ``$$`` is there with writes and not with reads; registers are read either way."""
+        if _REGISTER.fullmatch(text):
+            return True
+        return (_READS.fullmatch(text) is None) == said.startswith("$$")
 
     def _tell(self, text: str) -> str | None:
         """Answer what only newer firmware knows: who commands it, and how far it goes."""
@@ -170,15 +178,10 @@ class AlicatTwin:
     def _table(self, text: str) -> list[str] | None:
         match text:
             case "??D*":
-                return column_rows(
-                    self._unit,
-                    self._profile.columns,
-                    legacy=self._ways.legacy_table,
-                    codes=self._ways.codes,
-                    flow_unit=self._flow_unit,
-                )
+                columns = self._profile.columns
+                return column_rows(self._unit, columns, self._ways, flow_unit=self._flow_unit)
             case "??M*":
-                return maker_rows(self._unit, self._options.firmware)
+                return maker_rows(self._unit, self._options.firmware, self._ways)
             case "??G*":
                 return gas_rows(self._unit)
             case "VE" if self._ways.tells_version:
@@ -231,7 +234,7 @@ class AlicatTwin:
 
     def _take_setpoint(self, command: str, value: float) -> bytes:
         if command == "LS" and not self._ways.has_ls:
-            return self._lock() if self._ways.locks_on_l else self._data_frame()
+            return self._lock() if self._ways.locks_on_l else self._without_ls()
         full_scale, before = self._full_scale, self._setpoint
         if self._options.out_of_range == "reject" and not 0.0 <= value <= full_scale:
             return b"?" + EOL
@@ -244,11 +247,14 @@ class AlicatTwin:
         return self._data_frame()
 
     def _report(self, current: float, requested: float) -> bytes:
-        """Answer ``LS``; firmware that does not know it sends a data frame."""
         if not self._ways.has_ls:
-            return b"" if self._ways.wants_prefix else self._data_frame()
+            return self._without_ls()
         report = SetpointReport(current, requested)
         return encode_setpoint_report(self._unit, report, flow_unit=self._flow_unit)
+
+    def _without_ls(self) -> bytes:
+        """Answer ``LS`` as firmware that does not know it: with a data frame, or not at all."""
+        return b"" if self._ways.wants_prefix else self._data_frame()
 
     def _unsupported(self) -> bytes:
         if self._ways.wants_prefix:

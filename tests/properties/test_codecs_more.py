@@ -11,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from adapters.alicat.codec import FrameReader
+from adapters.alicat.firmware import FIRMWARES
 from adapters.alicat.table import TableReply
 from adapters.alicat.tables import column_rows
 from adapters.modbus.codec import (
@@ -176,7 +177,8 @@ def test_any_registers_are_a_number_with_a_status(kind: str, data: bytes, order:
 def test_a_table_of_columns_survives_the_wire_in_either_dialect(
     columns: list[str], legacy: bool
 ) -> None:
-    rows = column_rows("A", columns, legacy=legacy)  # type: ignore[arg-type] # names of columns
+    ways = FIRMWARES["5v12" if legacy else "10v20"]
+    rows = column_rows("A", columns, ways)  # type: ignore[arg-type] # names of columns
     found = TableReply("A").feed("".join(f"{row}\r" for row in rows).encode("ascii"))
     assert found is not None
     assert found.columns == tuple(columns)
