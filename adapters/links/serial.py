@@ -5,6 +5,7 @@ import errno
 import fcntl
 import os
 import termios
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Final
@@ -144,11 +145,26 @@ def _seen_ports() -> str:
 
 
 def _holders(port: str) -> str:
-    """Name the processes that have the port open, as far as this user may see."""
+    """Name the processes that have the port open, as far as this user may see.
+
+    Who holds the far end of a pseudo-terminal, as a twin does, is the instrument and not another
+    host, and is named only where there is nobody else.
+    """
     target = os.path.realpath(port)
-    found = []
+    hosts, far_ends = list[str](), list[str]()
     for process in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            if any(os.path.realpath(fd) == target for fd in (process / "fd").iterdir()):
-                found.append(f"{(process / 'comm').read_text().strip()} (pid {process.name})")
-    return ", ".join(found)
+            opened = {fd.name: os.path.realpath(fd) for fd in (process / "fd").iterdir()}
+            if target in opened.values():
+                who = f"{(process / 'comm').read_text().strip()} (pid {process.name})"
+                (far_ends if _has_far_end(process, opened, target) else hosts).append(who)
+    return ", ".join(hosts or far_ends)
+
+
+def _has_far_end(process: Path, opened: Mapping[str, str], target: str) -> bool:
+    """Whether one of a process's open files is the other side of a pseudo-terminal."""
+    mark = f"tty-index:\t{Path(target).name}\n"
+    return any(
+        name.endswith("/ptmx") and mark in (process / "fdinfo" / fd).read_text()
+        for fd, name in opened.items()
+    )

@@ -14,6 +14,11 @@ from capa.errors import CapaError
 
 __all__ = ["TwinRig"]
 
+_FAULTS = (
+    f"faults of a line are: {', '.join(sorted(LINE_FAULTS | {PORT_GONE}))}; of most devices: "
+    f"{', '.join(DEVICE_FAULTS)}; its family's NOTES.md has more"
+)
+
 
 class PortSwitch(Protocol):
     """Takes a port away and brings it back."""
@@ -98,7 +103,7 @@ class TwinRig:
         Raises:
             CapaError: no such link, device or fault.
         """
-        line = self._line(link, device)
+        line = self._line(kind, link, device)
         if kind == PORT_GONE:
             self.ports[line.name].switch(present=not active)
         elif kind in LINE_FAULTS:
@@ -108,18 +113,19 @@ class TwinRig:
         self.log.fault(line.name, device, kind, active=active, value=value)
         line.log_outputs()
 
-    def _line(self, link: str | None, device: str | None) -> TwinLine:
+    def _line(self, kind: str, link: str | None, device: str | None) -> TwinLine:
         if device is not None and device not in self._link_of:
             raise CapaError(f"no device {device!r}; there are: {', '.join(self._link_of)}")
         if device is None and link is None:
+            known = kind in {*LINE_FAULTS, PORT_GONE, *DEVICE_FAULTS}
             raise CapaError(
-                f"of which link or device? Links: {', '.join(self.lines)}; "
-                f"devices: {', '.join(self._link_of)}"
+                f"{kind!r} of which link or device? Links: {', '.join(self.lines)}; "
+                f"devices: {', '.join(self._link_of)}{'' if known else f'; {_FAULTS}'}"
             )
         name = link if device is None else self._link_of[device]
         if name not in self.lines or (link is not None and link != name):
             raise CapaError(
-                f"no link {link!r}{f' with device {device!r} on it' if device else ''}; "
+                f"no link {link or name!r}{f' with device {device!r} on it' if device else ''}; "
                 f"there are: {', '.join(self.lines)}"
             )
         return self.lines[name]
@@ -131,8 +137,4 @@ class TwinRig:
         taken = [each.fault(kind, active=active, value=value) for each in meant]  # by all of them
         if not any(taken):
             who = ", ".join(each.name for each in meant) or f"nobody on link {line.name}"
-            raise CapaError(
-                f"{who} has no fault {kind!r}; faults of a line are: "
-                f"{', '.join(sorted(LINE_FAULTS | {PORT_GONE}))}; of most devices: "
-                f"{', '.join(DEVICE_FAULTS)}"
-            )
+            raise CapaError(f"{who} has no fault {kind!r}; {_FAULTS}")

@@ -17,7 +17,7 @@ __all__ = ["TwinGroup", "twin", "twin_fault", "twins"]
 
 _KINDS = (
     "Of a line: silence, mute, delay, noise, truncate, crc, wrong_address, doubled, echo, "
-    "port_gone. Of a device: exception, frozen, sensor_break, and others that its page names."
+    "port_gone. Of a device: exception, frozen, sensor_break, and those in its family's NOTES.md."
 )
 
 

@@ -206,6 +206,14 @@ async def test_a_fault_that_nobody_has_is_refused(autojump_clock: MockClock) -> 
             twins.fault(kind, link=link, device=device)
 
 
+async def test_a_fault_of_a_device_whose_link_is_missing_names_that_link(
+    autojump_clock: MockClock,
+) -> None:
+    _, twins = twin_connectors(Profile(bench().links[1:], bench().devices), FAMILIES)
+    with pytest.raises(CapaError, match="no link 'heat' with device 'heater' on it; there are: ga"):
+        twins.fault("frozen", device="heater")
+
+
 async def test_a_family_that_is_not_installed_is_named(autojump_clock: MockClock) -> None:
     with pytest.raises(CapaError, match="no adapter 'alicat' is installed; there are: watlow"):
         twin_connectors(bench(), {"watlow": WATLOW})

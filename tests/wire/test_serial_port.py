@@ -3,6 +3,7 @@
 import fcntl
 import os
 import struct
+import subprocess
 import tty
 from collections.abc import Iterator
 from pathlib import Path
@@ -44,6 +45,20 @@ async def test_a_port_in_use_is_refused_and_its_user_is_named(terminal: tuple[in
             await serial.connector(spec)
     async with await serial.connector(spec):
         pass
+
+
+def test_of_two_who_hold_a_pseudo_terminal_the_host_is_named_and_not_the_instrument(
+    terminal: tuple[int, str],
+) -> None:
+    port = os.open(terminal[1], os.O_RDWR | os.O_NOCTTY)
+    fcntl.flock(port, fcntl.LOCK_EX)
+    with subprocess.Popen(["sleep", "60"], stdin=port) as host:
+        try:
+            with pytest.raises(LinkClosedError, match=rf"in use by sleep \(pid {host.pid}\); end"):
+                serial.open_port(LinkSpec(name="heat", port=terminal[1]))
+        finally:
+            host.kill()
+            os.close(port)
 
 
 def test_the_kernel_is_asked_to_keep_out_programs_that_take_no_lock(

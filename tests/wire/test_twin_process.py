@@ -194,6 +194,10 @@ def test_a_fault_that_nothing_has_is_refused_with_the_ones_there_are(twin: TwinP
     assert "port_gone" in reply["error"]
     assert "no link 'heating'" in twin.ask(fault="silence", link="heating")["error"]
     assert "no device 'oven'" in twin.ask(fault="frozen", device="oven")["error"]
+    nowhere = twin.ask(fault="fire")["error"]
+    assert "'fire' of which link or device? Links: heat, gas line, balance; " in nowhere
+    assert "port_gone, silence" in nowhere
+    assert "port_gone" not in twin.ask(fault="frozen")["error"]
     assert not twin.ask(nonsense=1)["ok"]
 
 
