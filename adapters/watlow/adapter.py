@@ -20,6 +20,7 @@ from adapters.watlow.codec import (
 )
 from adapters.watlow.extras import extras_of
 from adapters.watlow.options import WatlowOptions, unit_of
+from adapters.watlow.pace import Pace
 from adapters.watlow.preflight import WatlowSettings
 from capa.channels.sample import Status
 from capa.devices.adapter import FieldInfo, FieldWrite, Identity, Reading, WriteAck
@@ -71,12 +72,19 @@ class WatlowAdapter(BaseAdapter):
         self._speaker = Speaker(options.framing)
         self.settings = WatlowSettings(spec, self._ask)
         self._cycle = max(1, int(spec.poll_hz / options.slow_hz))
-        self._polls = 0
-        self._setpoint_due = True
+        self._power_pace = Pace(self._cycle, 1 / spec.poll_hz)
+        self._setpoint_pace = Pace(self._cycle, 1 / spec.poll_hz)
+        self._begin_afresh()
         slow_s = self._cycle / spec.poll_hz
         self.periods_s = dict.fromkeys(("power", "output", "setpoint"), slow_s)
         for extra in self._extras:  # one group after the other
             self.periods_s |= {info.name: slow_s * len(self._extras) for info in extra.fields}
+
+    def _begin_afresh(self) -> None:
+        """Have the next poll read everything; after it, power and setpoint take turns."""
+        self._power_pace.begin()
+        self._setpoint_pace.begin(after=self._cycle // 2)
+        self._setpoint_due = True
 
     async def open(self) -> Identity:
         """Check that a PM with the expected map, units and word order answers; read-only.
@@ -86,7 +94,7 @@ class WatlowAdapter(BaseAdapter):
         Raises:
             DeviceError: it is not one, or is set otherwise than the profile says.
         """
-        self._polls, self._setpoint_due = 0, True
+        self._begin_afresh()
         modes, _ = await self._read(self._talk.read_modes)
         self._check_mode(enum_at(modes.data, 0))
         if self._options.map == "custom":
@@ -136,12 +144,11 @@ class WatlowAdapter(BaseAdapter):
     async def poll(self) -> Sequence[Reading]:
         """Read process value and input error, and now and then power and setpoint, in turn."""
         readings = await self._poll_input()
-        turn = self._polls % self._cycle
-        self._polls += 1
-        if turn == 0:
+        now_s = readings[0].at_s
+        if self._power_pace.is_due(now_s):
             readings += await self._poll_power()
             readings += await self._poll_extra()
-        if turn == self._cycle // 2 or self._setpoint_due:
+        if self._setpoint_pace.is_due(now_s) or self._setpoint_due:
             self._setpoint_due = False  # before the exchange: a write meanwhile makes it due again
             readings.append(await self._poll_setpoint())
         return readings
