@@ -19,30 +19,19 @@ end is the end of it; a cancellation at any await leaves the next exchange right
 """
 
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable
 from itertools import product
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import trio
 import trio.testing
 
-from capa.devices.adapter import (
-    AdapterFamily,
-    DeviceAdapter,
-    FieldWrite,
-    Identity,
-    Reading,
-    WriteAck,
-)
-from capa.devices.contract_tools import CancelAtStep, PriorityHeard, alike, by_field, in_time
+from capa.devices.adapter import FieldWrite, Identity, Reading, WriteAck
+from capa.devices.contract_bench import LONGEST_S, SETTLED_S, TRIES, Bench, Case, open_bench
+from capa.devices.contract_tools import CancelAtStep, alike, in_time, raises, said
 from capa.devices.link import Priority, unanswered_s
 from capa.devices.poll_cost import TellsPollCost
 from capa.devices.probing import OffersProbes
-from capa.devices.registry import RunnableLink, load_link_class, load_twins
-from capa.devices.spec import DeviceSpec, LinkSpec
-from capa.devices.twin import TwinDevice
 from capa.errors import CapaError, LinkClosedError, LinkError
 
 __all__ = ["AdapterContract", "Bench", "Case"]
@@ -52,83 +41,8 @@ LINE_FAULTS = (
 )  # fmt: skip
 DEVICE_FAULTS = ("exception", "frozen", "sensor_break")
 
-_SETTLED_S = 30.0
-_TRIES = 20
 _MOST_STEPS = 400
-_LONGEST_S = 120.0
 _GARBAGE = 200
-
-
-@dataclass(frozen=True)
-class Case:
-    """One device to be put to the test.
-
-    Args:
-        family: what its entry point names.
-        device: as in a profile; its ``link`` is ``link``'s name.
-        link: as in a profile; ``port`` is not used. ``reply_timeout_s`` bounds what is awaited.
-        write: a value that the device takes and shows again; None for one that takes none.
-        twin: the profile's ``[twin]`` table.
-        slack: how far a reading may move by itself, in the field's unit, beside one percent.
-    """
-
-    family: AdapterFamily
-    device: DeviceSpec
-    link: LinkSpec
-    write: FieldWrite | None = None
-    twin: Mapping[str, Any] = field(default_factory=dict)
-    slack: float = 1.0
-
-
-@dataclass(frozen=True)
-class _Profile:
-    links: tuple[LinkSpec, ...]
-    devices: tuple[DeviceSpec, ...]
-    twin: Mapping[str, Any]
-
-
-@dataclass
-class Bench:
-    """The device of a case, opened, with its link and its twin."""
-
-    case: Case
-    adapter: DeviceAdapter
-    link: RunnableLink
-    twins: Any
-    heard: PriorityHeard
-    truth: dict[str, Reading] = field(default_factory=dict)
-
-    async def poll(self) -> dict[str, Reading]:
-        """Poll once; the readings by field."""
-        return by_field(await in_time(self.adapter.poll(), _LONGEST_S, "a poll"))
-
-    async def poll_until_right(self, why: str) -> None:
-        """Poll until the readings are as they were, opening again as a rig does; or fail."""
-        seen = "nothing"
-        for _ in range(_TRIES):
-            try:
-                seen = alike(self.truth, await self.poll(), self.case.slack, all_usable=True)
-            except CapaError as error:
-                seen = f"{type(error).__name__}: {error}"
-                await self._open_again()
-            if not seen:
-                return
-            await trio.sleep(0.5)
-        raise AssertionError(f"{why}: {seen}")
-
-    async def _open_again(self) -> None:
-        try:
-            await self.adapter.open()
-        except CapaError:
-            await trio.sleep(0.5)
-
-    def fault(self, kind: str, *, active: bool, value: float | None = None) -> bool:
-        """Begin or end a fault; False if neither line nor device has it."""
-        try:
-            self.twins.fault(kind, device=self.case.device.name, active=active, value=value)
-        except CapaError:
-            return False
-        return True
 
 
 class AdapterContract:
@@ -138,29 +52,10 @@ class AdapterContract:
 
     def _run(self, check: Callable[[Bench], Awaitable[None]], *, opened: bool = True) -> None:
         async def main() -> None:
-            async with self._bench(opened=opened) as bench:
+            async with open_bench(self.case, opened=opened) as bench:
                 await check(bench)
 
         trio.run(main, clock=trio.testing.MockClock(autojump_threshold=0))
-
-    @asynccontextmanager
-    async def _bench(self, *, opened: bool) -> AsyncIterator[Bench]:
-        case = self.case
-        profile = _Profile((case.link,), (case.device,), case.twin)
-        make = load_twins({"memory"})["memory"]
-        connectors, twins = make(profile, {case.device.adapter: case.family})
-        link = load_link_class()(case.link, connectors[case.link.name])
-        heard = PriorityHeard(link)
-        bench = Bench(case, case.family.create(case.device, heard), link, twins, heard)
-        async with trio.open_nursery() as nursery:
-            await nursery.start(link.run)
-            if opened:
-                await bench.adapter.open()
-                await trio.sleep(_SETTLED_S)
-                for _ in range(_TRIES):  # what is read in turn has had its turn
-                    bench.truth |= await bench.poll()
-            yield bench
-            nursery.cancel_scope.cancel()
 
     # --- what needs no link ---------------------------------------------------------------------
 
@@ -224,8 +119,8 @@ class AdapterContract:
                 bench.fault("port_gone", active=True)
                 await trio.sleep(0.1)
                 with trio.fail_after(0.5):
-                    await _raises(bench.adapter.poll(), LinkClosedError)
-                    await _raises(bench.adapter.open(), LinkClosedError)
+                    await raises(bench.adapter.poll(), LinkClosedError)
+                    await raises(bench.adapter.open(), LinkClosedError)
                 bench.fault("port_gone", active=False)
                 await trio.sleep(2 * bench.case.link.reconnect_max_s)
                 await bench.adapter.open()
@@ -332,7 +227,7 @@ class AdapterContract:
         async def check(bench: Bench) -> None:
             bench.fault("silence", active=True)
             begun_s = trio.current_time()
-            await _raises(bench.adapter.poll(), LinkError)
+            await raises(bench.adapter.poll(), LinkError)
             assert trio.current_time() - begun_s <= unanswered_s(bench.case.link) + 1.0
 
         self._run(check)
@@ -347,7 +242,7 @@ class AdapterContract:
             for kind, echo in product(("silence", "mute"), (False, True)):
                 bench.fault(kind, active=True)
                 bench.fault("echo", active=echo)
-                await _raises(in_time(bench.adapter.open(), _LONGEST_S, "an opening"), CapaError)
+                await raises(in_time(bench.adapter.open(), LONGEST_S, "an opening"), CapaError)
                 if (write := bench.case.write) is not None:
                     words = f"{kind}{', and an echo' * echo}: the write was accepted"
                     assert not await self._taken(bench, write), words
@@ -359,7 +254,7 @@ class AdapterContract:
     async def _taken(self, bench: Bench, write: FieldWrite) -> bool:
         doing = bench.adapter.write(write, priority=Priority.COMMAND)
         try:
-            return (await in_time(doing, _LONGEST_S, "a write")).accepted
+            return (await in_time(doing, LONGEST_S, "a write")).accepted
         except CapaError:
             return False
 
@@ -406,7 +301,7 @@ class AdapterContract:
     async def _trouble(self, bench: Bench) -> bool:
         seen: dict[str, Reading] = {}
         try:
-            for _ in range(_TRIES):
+            for _ in range(TRIES):
                 seen |= await bench.poll()
         except CapaError:
             return True
@@ -436,7 +331,7 @@ class AdapterContract:
             assert step or scope.cancelled_caught, "a cancellation before its start is not heeded"
             readings = await bench.poll()
             assert readings, f"cancelled at step {step}, the next poll brought nothing"
-            again = await in_time(action(), _LONGEST_S, f"after a cancellation at step {step}, it")
+            again = await in_time(action(), LONGEST_S, f"after a cancellation at step {step}, it")
             refused = isinstance(again, WriteAck) and not again.accepted
             assert not refused, f"after a cancelled write at step {step}: {again}"
             if not scope.cancelled_caught:
@@ -446,7 +341,10 @@ class AdapterContract:
     # --- the twin -------------------------------------------------------------------------------
 
     def test_the_twin_takes_requests_chopped_anyhow_and_survives_garbage(self) -> None:
-        """Byte by byte it answers as to the whole; what is no request does not deafen it."""
+        """Byte by byte it answers as to the whole; what is no request does not deafen it.
+
+        It answers at once, or, where it also speaks unasked, when it has come to rest.
+        """
 
         async def check(bench: Bench) -> None:
             bench.heard.requests.clear()
@@ -455,16 +353,18 @@ class AdapterContract:
                 bench.case.family.twin(bench.case.device, bench.twins.plant) for _ in range(2)
             )
             for request in bench.heard.requests:
-                whole = _replies(twin, [request])
+                whole = await said(twin, [request], SETTLED_S)
                 assert whole, f"a new twin does not answer {request!r}"
-                pieces = _replies(chopped, [request[at : at + 1] for at in range(len(request))])
+                bytewise = [request[at : at + 1] for at in range(len(request))]
+                pieces = await said(chopped, bytewise, SETTLED_S)
                 assert len(pieces) == len(whole), f"{request!r} is another, byte by byte"
             for seed in range(_GARBAGE):
-                _replies(twin, [random.Random(seed).randbytes(1 + seed % 64)])  # noqa: S311
+                twin.receive(random.Random(seed).randbytes(1 + seed % 64))  # noqa: S311
                 twin.line_idle()
-            _replies(twin, [bench.heard.requests[0]])  # it may end a line of garbage
+            first = bench.heard.requests[0]
+            await said(twin, [first], SETTLED_S)  # it may end a line of garbage
             twin.line_idle()
-            assert _replies(twin, [bench.heard.requests[0]]), "garbage has deafened the twin"
+            assert await said(twin, [first], SETTLED_S), "garbage has deafened the twin"
 
         self._run(check)
 
@@ -482,21 +382,8 @@ class AdapterContract:
             before, found = twin.outputs(), []
             for probe in family.probes():
                 twin.line_idle()
-                reply = b"".join(one.data for one in twin.receive(probe.request))
-                found.append(probe.recognise(reply))
+                found.append(probe.recognise(await said(twin, [probe.request], probe.reply_s)))
             assert twin.outputs() == before
             assert any(found), "no probe recognises the family's own twin"
 
         self._run(check, opened=False)
-
-
-def _replies(twin: TwinDevice, chunks: Iterable[bytes]) -> bytes:
-    return b"".join(reply.data for chunk in chunks for reply in twin.receive(chunk))
-
-
-async def _raises(call: Awaitable[object], expected: type[Exception]) -> None:
-    try:
-        await call
-    except expected:
-        return
-    raise AssertionError(f"no {expected.__name__} was raised")

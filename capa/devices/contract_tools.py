@@ -1,7 +1,7 @@
-"""What the contract's tests are made with: cancellations, time limits, comparing readings."""
+"""What the contract's tests are made with: cancellations, time limits, hearing and comparing."""
 
 import math
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from types import TracebackType
 from typing import TypeVar
 
@@ -9,8 +9,11 @@ import trio
 
 from capa.devices.adapter import Reading
 from capa.devices.link import Answer, Link, LinkStats, Priority
+from capa.devices.twin import SpeaksUnasked, TwinDevice
 
-__all__ = ["CancelAtStep", "PriorityHeard", "alike", "by_field", "in_time"]
+__all__ = ["CancelAtStep", "PriorityHeard", "alike", "by_field", "in_time", "raises", "said"]
+
+_LOOK_S = 0.1
 
 T = TypeVar("T")
 
@@ -20,6 +23,32 @@ async def in_time(doing: Awaitable[T], limit_s: float, what: str) -> T:
     with trio.move_on_after(limit_s):
         return await doing
     raise AssertionError(f"{what} has not ended after {limit_s:g} s")
+
+
+async def raises(call: Awaitable[object], expected: type[Exception]) -> None:
+    """Await what must fail in one way; any other is that error, and none an AssertionError."""
+    try:
+        await call
+    except expected:
+        return
+    raise AssertionError(f"no {expected.__name__} was raised")
+
+
+async def said(twin: TwinDevice, chunks: Iterable[bytes], within_s: float) -> bytes:
+    """Return what a twin says to a request that comes in these pieces; empty if nothing.
+
+    One that speaks unasked may have to wait for a condition: then the first that it says within
+    that time is its answer. What was due before it was asked is none.
+    """
+    unasked = twin.unasked if isinstance(twin, SpeaksUnasked) else None
+    if unasked is not None:
+        unasked()
+    found = [reply.data for chunk in chunks for reply in twin.receive(chunk)]
+    until_s = trio.current_time() + within_s
+    while not found and unasked is not None and trio.current_time() < until_s:
+        await trio.sleep(min(_LOOK_S, within_s))
+        found = [reply.data for reply in unasked()]
+    return b"".join(found)
 
 
 class PriorityHeard:
