@@ -27,7 +27,7 @@ from capa.devices.adapter import (
     Reading,
     WriteAck,
 )
-from capa.devices.link import Connector, Priority, unanswered_s
+from capa.devices.link import Connector, Priority, late_s, unanswered_s
 from capa.devices.registry import LinkClass, RunnableLink
 from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.errors import CapaError, DeviceError, LinkClosedError, LinkError, LinkTimeoutError
@@ -43,8 +43,11 @@ MUTE_SHARE = 0.15
 """Of a line's time, for all its silent devices together, while others on it answer: each question
 costs those a reply time-out and the wait for a late reply. What is promised is a fifth."""
 FIRST_SHARE = 0.5
-"""The same from the first unanswered question on, when it may yet have been a lost reply: values
-of those that answer are not to grow stale meanwhile."""
+"""The same from the second unanswered question on, when it may yet be a burst of noise: values of
+those that answer are not to grow stale meanwhile. A reply that is lost now and then is asked for
+again at once: it is the device's own value that would grow stale."""
+BREATH_S = 0.1
+"""For how long the others on its line go first, once it is free again after a lost reply."""
 SETTLE_TRIES = 3
 """How often, in a row, a device is asked for what it is to be kept at before it is left alone."""
 HEARTBEAT_S = 1.0
@@ -72,8 +75,14 @@ class _Unit:
     link_up: trio.Event = field(default_factory=trio.Event)
     question_s: float = 0.0
     """What an unanswered question costs its line."""
+    late_s: float = 0.0
+    """The end of that, when a late reply is waited for."""
     unanswered: int = 0
     """How many questions in a row cost that."""
+    lost_at_s: float = -math.inf
+    """When the last of them was known to be lost."""
+    since_lost_s: float = math.inf
+    """How long after the one before that was."""
     unsettled: int = 0
     """How often its enforced settings may still be asked for; none once they are as they must."""
 
@@ -228,24 +237,34 @@ class Rig:
             step_s = max(period_s, self._patience_s(unit))
             due_s = _next_due(due_s, step_s, trio.current_time())
             if unit.link.is_up:
-                await _sleep_until(unit, due_s)
+                await _sleep_until(unit, max(due_s, self._others_first_s(unit)))
 
     def _patience_s(self, unit: _Unit) -> float:
-        """How long a device is left alone, being silent; 0 for one that is not."""
+        """How long a device is left alone, being silent; 0 for one that lost a reply, or none."""
         if not unit.is_silent and not unit.unanswered:
             return 0.0
-        others = [u for u in self._units.values() if u.spec.link == unit.spec.link]
+        others = self._on_line_of(unit)
         if all(other.is_silent for other in others):
             return DOWN_POLL_S
         mute = sum(other.unanswered > 0 for other in others)
         fair_s = mute * unit.question_s / FIRST_SHARE
         if not unit.is_silent:
-            return fair_s if mute < len(others) else 0.0
+            now_and_then = unit.unanswered == 1 and unit.since_lost_s >= fair_s
+            return 0.0 if now_and_then or mute == len(others) else fair_s
         silent = sum(other.is_silent for other in others)
         # Soon again at first: what made three questions fail may have been one burst of noise.
         first_s = max(DOWN_POLL_S, fair_s)
         soon_s = first_s * 2.0 ** min(unit.health.consecutive_failures - FAILURES_TO_DOWN, 10)
         return max(first_s, min(soon_s, silent * unit.question_s / MUTE_SHARE))
+
+    def _others_first_s(self, unit: _Unit) -> float:
+        """Until when the others on its line go before a device that has just not answered."""
+        if not unit.unanswered or len(self._on_line_of(unit)) == 1:
+            return -math.inf
+        return unit.lost_at_s + unit.late_s + BREATH_S
+
+    def _on_line_of(self, unit: _Unit) -> list[_Unit]:
+        return [other for other in self._units.values() if other.spec.link == unit.spec.link]
 
     async def _turn(self, unit: _Unit) -> None:
         """Open the device if need be, read it once, publish what came or that nothing came."""
@@ -322,7 +341,12 @@ class Rig:
         health.polls += 1
         health.failures += 1
         health.consecutive_failures += 1
-        unit.unanswered = unit.unanswered + 1 if isinstance(error, LinkTimeoutError) else 0
+        if isinstance(error, LinkTimeoutError):
+            now_s = trio.current_time()
+            unit.unanswered += 1
+            unit.since_lost_s, unit.lost_at_s = now_s - unit.lost_at_s, now_s
+        else:
+            unit.unanswered = 0
         unit.unsettled = SETTLE_TRIES
         gone = isinstance(error, LinkClosedError) or (
             health.consecutive_failures >= FAILURES_TO_DOWN
@@ -363,9 +387,10 @@ async def open_rig(
     links = {spec.name: _make_link(spec, link_class, connectors) for spec in profile.links}
     registry = ChannelRegistry.from_profile(profile, families)
     units = {spec.name: _make_unit(spec, families, links, registry) for spec in profile.devices}
-    costs = {spec.name: unanswered_s(spec) for spec in profile.links}
+    lines = {spec.name: spec for spec in profile.links}
     for unit in units.values():
-        unit.question_s = costs[unit.spec.link]
+        line = lines[unit.spec.link]
+        unit.question_s, unit.late_s = unanswered_s(line), late_s(line.reply_timeout_s)
     file = profile.name if profile_file is None else profile_file
     rig = Rig(profile, registry, links, units, profile_file=file, log=log)
     async with trio.open_nursery() as wires:

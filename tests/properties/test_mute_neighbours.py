@@ -22,7 +22,7 @@ SETTLE_S = 60.0
 """By then a silent device has been asked often enough to be left alone."""
 
 
-def shared_line(devices: int, timeout_s: float) -> HardwareProfile:
+def shared_line(devices: int, timeout_s: float, poll_hz: float = 2) -> HardwareProfile:
     names = [f"heater{index}" for index in range(devices)]
     return HardwareProfile.model_validate(
         {
@@ -30,7 +30,8 @@ def shared_line(devices: int, timeout_s: float) -> HardwareProfile:
             "twin": {"step_s": 1.0},
             "links": [{"name": "bus", "port": "memory", "reply_timeout_s": timeout_s}],
             "devices": [
-                {"name": n, "adapter": "watlow", "link": "bus", "address": i + 1, "poll_hz": 2}
+                {"name": n, "adapter": "watlow", "link": "bus", "address": i + 1}
+                | {"poll_hz": poll_hz}
                 for i, n in enumerate(names)
             ],
             "channels": [
@@ -158,3 +159,56 @@ def test_a_device_that_speaks_again_is_noticed_within_its_patience() -> None:
             return trio.current_time() - begun_s
 
     assert trio.run(back_after, clock=MockClock(autojump_threshold=0)) < 0.8 / 0.15 + 1
+
+
+async def oldest_after_lost_replies(profile: HardwareProfile, losing: int) -> float:
+    """The oldest that any value grew while the next reply of each of some devices was lost."""
+    oldest_s = 0.0
+    async with answering(profile) as (rig, twins):
+        await trio.sleep(3)
+        failures = {f"heater{index}": 0 for index in range(losing)}
+        for name in failures:
+            twins.fault("silence", device=name)
+        for _ in range(500):
+            await trio.sleep(0.01)
+            for name, before in failures.items():
+                twins.fault("silence", device=name, active=rig.health(name).failures == before)
+            oldest_s = max(oldest_s, *(age_s(rig, device.name) for device in profile.devices))
+        assert all(rig.health(name).failures == 1 for name in failures)
+    return oldest_s
+
+
+def age_s(rig: Rig, device: str) -> float:
+    return trio.current_time() - (rig.health(device).last_ok_at_s or 0)
+
+
+@pytest.mark.parametrize(
+    ("devices", "losing", "timeout_s"), [(3, 1, 0.5), (3, 2, 0.3), (2, 2, 0.3), (3, 3, 0.05)]
+)
+def test_a_burst_of_noise_that_costs_each_device_a_reply_makes_no_value_older_than_two_seconds(
+    devices: int, losing: int, timeout_s: float
+) -> None:
+    profile = shared_line(devices, timeout_s, poll_hz=10)
+    clock = MockClock(autojump_threshold=0)
+    assert trio.run(oldest_after_lost_replies, profile, losing, clock=clock) < OLDEST_S
+
+
+async def beside_a_flaky_one(profile: HardwareProfile) -> tuple[float, int]:
+    """What the neighbour of a device that loses every second reply has in 20 s."""
+    oldest_s = 0.0
+    async with answering(profile) as (rig, twins):
+        await trio.sleep(3)
+        before = good(rig, "heater0")
+        for _ in range(2000):
+            await trio.sleep(0.01)
+            answered = not rig.health("heater1").consecutive_failures
+            twins.fault("silence", device="heater1", active=answered)
+            oldest_s = max(oldest_s, age_s(rig, "heater0"))
+        return oldest_s, good(rig, "heater0") - before
+
+
+def test_a_device_that_loses_every_second_reply_does_not_starve_its_neighbour() -> None:
+    clock = MockClock(autojump_threshold=0)
+    oldest_s, polls = trio.run(beside_a_flaky_one, shared_line(2, 0.3, poll_hz=10), clock=clock)
+    assert oldest_s < OLDEST_S
+    assert polls > 20 * 10 / 4
