@@ -76,22 +76,22 @@ class MettlerAdapter(BaseAdapter):
         self.settings = MettlerSettings(spec, partial(self._ask, options.poll), self.counters)
 
     async def open(self) -> Identity:
-        """Ask for type, firmware and serial number; read-only.
+        """Ask for a weight, then for type, firmware and serial number; read-only.
 
-        A balance that streams (``SIR``) stops with the first command, and that answer may be lost
-        in the stream: the rig tries again.
+        The weight comes first, as ``SI`` and ``S`` end a stream (``SIR``) that somebody left on
+        and ``I2`` may not. Their answer may be lost in the stream: the rig tries again.
 
         Raises:
             DeviceError: the weigh module reports a fault, or the unit is not the profile's.
         """
         if self._look is not None:
             self._look.forget()
-        model, firmware, serial = [await self._told(ask) for ask in ("I2", "I3", "I4")]
         reply = (await self._ask(self._options.poll, Priority.POLL)).value
         if isinstance(reply.value, ModuleFault):
             raise DeviceError(f"{self.name}: the balance reports {reply.value}")
         if isinstance(reply.value, Weight):
             self._grams(reply.value)
+        model, firmware, serial = [await self._told(ask) for ask in ("I2", "I3", "I4")]
         return Identity(self.family, model=model, serial=serial, firmware=firmware)
 
     async def poll(self) -> Sequence[Reading]:

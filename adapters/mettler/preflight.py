@@ -1,6 +1,6 @@
 """Checks what a Mettler-Toledo balance is set to, as far as a weight tells: its unit.
 
-A stream that somebody left on (``SIR``) ends with the first command; what came of it meanwhile is
+A stream that somebody left on (``SIR``) ends with the first weight asked for; what came of it is
 counted as ``foreign`` or ``doubled``, and asked about here.
 """
 

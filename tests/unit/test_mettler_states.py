@@ -223,6 +223,17 @@ def test_a_display_may_flicker_and_creep_and_does_so_alike_at_every_run() -> Non
     assert shown({"drift_digits_per_h": 3.0}) == pytest.approx([0.5 + 3 * digit] * 200)
 
 
+async def test_a_stream_that_only_a_weight_asked_for_ends_does_not_keep_a_balance_from_opening(
+    autojump_clock: MockClock,
+) -> None:
+    bench = Bench()
+    link = bench.driver._link
+    assert isinstance(link, DirectLink)
+    streamed = b"S S    0.50000 g\r\n"
+    link.garble = lambda data: data if b"SI\r\n" in link.sent else streamed + data
+    assert (await bench.driver.open()).model.startswith("TWIN205")
+
+
 @pytest.mark.parametrize("key", ["zero", "zero_now", "tare", "tare_now"])
 @pytest.mark.parametrize("drift", [3.0, -3.0])
 async def test_a_key_takes_out_what_the_display_has_crept_away(
