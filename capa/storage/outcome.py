@@ -64,7 +64,6 @@ def settle_outcome(work: Work) -> None:
         if not work.manifest.verdicts:
             work.manifest = work.manifest.merged({"verdicts": verdicts})
     _take_guard_record(work)
-    work.notes = [*work.manifest.finalize_notes, *work.notes]
     work.update(bundle_status="finalizing")
     work.save()
 

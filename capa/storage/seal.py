@@ -17,7 +17,7 @@ from capa.errors import BundleError
 from capa.storage.atomic import clear_temporaries, write_atomically
 from capa.storage.convert import STATUS_FILE, finish_inflight
 from capa.storage.device_records import RECORDS_DIR
-from capa.storage.evidence import EVIDENCE_DIR, clear_the_way, keep_evidence
+from capa.storage.evidence import EVIDENCE_DIR, free_evidence, in_the_way, keep_copy
 from capa.storage.finalize import FinalizeResult
 from capa.storage.inflight import EVENTS_FILE, INFLIGHT_FILE
 from capa.storage.lock import FolderLock
@@ -109,10 +109,8 @@ def _finalize(path: Path, sign_key: Path | None) -> FinalizeResult:
             "verification_failed",
             f"{path}: was sealed, and its {MANIFEST_FILE} was altered since; nothing was touched",
         )
-    for name in clear_the_way(path, _OUR_FILES, (RECORDS_DIR,)):
-        kind = "folder" if name in (RECORDS_DIR, EVIDENCE_DIR) else "file"
-        work.note(f"{name} was no {kind} of this one's own: it is kept in {EVIDENCE_DIR}/")
     _remove_leftovers(path)
+    _make_way(work)
     finish_events(work)
     settle_outcome(work)
     finish_inflight(work)
@@ -121,7 +119,7 @@ def _finalize(path: Path, sign_key: Path | None) -> FinalizeResult:
 
 
 def _begin(path: Path) -> Work | None:
-    """Read the manifest; one that cannot be read is put aside, and made anew from what is here.
+    """Read the manifest; one that cannot be read is made anew from what is left of it.
 
     None where sums lie beside it, which are written after it: then it was altered since, and to
     seal the bundle again would hide that.
@@ -133,11 +131,9 @@ def _begin(path: Path) -> Work | None:
     except BundleError as error:
         if (path / SUMS_FILE).is_file():
             return None
-        work = Work(path, salvaged_manifest(path))
+        work = Work(path, salvaged_manifest(path), made_anew=True)
         work.note(f"the manifest was made anew: {error}")
-    if (path / MANIFEST_FILE).exists():
-        keep_evidence(path / MANIFEST_FILE)
-    return work
+        return work
 
 
 def _again(work: Work) -> FinalizeResult:
@@ -156,8 +152,34 @@ def _again(work: Work) -> FinalizeResult:
 
 
 def _remove_leftovers(path: Path) -> None:
+    """Remove what killed writers left, and the room that was kept for the end of the run."""
     clear_temporaries(path)
-    (path / SIGNATURE_FILE).unlink(missing_ok=True)  # of a seal that a kill cut short
+    signature = path / SIGNATURE_FILE
+    if signature.is_file() and not signature.is_symlink():  # of a seal that a kill cut short
+        signature.unlink()
+
+
+def _make_way(work: Work) -> None:
+    """Put aside what is not the bundle's own; the manifest tells of it before it is moved.
+
+    So a kill costs nothing: what is found moved has been told, and what can't be read of the
+    manifest is in ``evidence/`` before another one replaces it.
+    """
+    path, told = work.path, len(work.notes)
+    if (aside := free_evidence(path)) is not None:
+        work.note(f"{EVIDENCE_DIR} was no folder of this one's own: it is kept as {aside.name}")
+    clear_temporaries(path / EVIDENCE_DIR)
+    if work.made_anew:
+        keep_copy(path / MANIFEST_FILE)
+    moves = in_the_way(path, _OUR_FILES, (RECORDS_DIR,))
+    for source, kept in moves.items():
+        kind = "folder" if source.name == RECORDS_DIR else "file"
+        where = kept.relative_to(path).as_posix()
+        work.note(f"{source.name} was no {kind} of this one's own: it is kept as {where}")
+    if work.made_anew or len(work.notes) > told:
+        work.save()
+    for source, kept in moves.items():
+        source.rename(kept)
 
 
 def _seal(work: Work, sign_key: Path | None) -> FinalizeResult:

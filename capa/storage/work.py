@@ -19,10 +19,16 @@ class Work:
     rows: dict[str, int] = field(default_factory=dict)
     last_ns: int = 0
     """The time of the last record."""
+    made_anew: bool = False
+    """Whether the manifest is what could be saved of one that can't be read."""
+
+    def __post_init__(self) -> None:
+        self.notes = [*self.manifest.finalize_notes, *self.notes]  # those of a pass cut short
 
     def note(self, words: str) -> None:
-        """Put something odd on record."""
-        self.notes.append(words)
+        """Put something odd on record, once."""
+        if words not in self.notes:
+            self.notes.append(words)
 
     def update(self, **values: Any) -> None:  # noqa: ANN401 - the manifest checks them
         """Change the manifest, in memory."""

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -10,6 +11,7 @@ from typer.testing import CliRunner
 
 from capa.channels.sample import Sample
 from capa.cli.main import app
+from capa.storage import evidence, seal, work
 from capa.storage.manifest import read_manifest
 from capa.storage.seal import finalize_bundle
 from capa.storage.verify import verify_bundle
@@ -82,6 +84,55 @@ def test_of_a_manifest_with_one_field_that_lies_the_others_are_kept(
     assert manifest.custom.items() >= lie.items()
     assert sha256sum_check(path).returncode == 0
     used(path)
+
+
+class _KilledError(BaseException):
+    """Stands for a kill: nothing may catch it."""
+
+
+@pytest.mark.parametrize("after", [False, True])
+@pytest.mark.parametrize(
+    ("module", "step"),
+    [
+        (seal, "free_evidence"),
+        (seal, "keep_copy"),
+        (evidence, "write_atomically"),
+        (seal, "in_the_way"),
+        (work, "write_manifest"),
+        (seal, "finish_events"),
+        (seal, "settle_outcome"),
+    ],
+)
+def test_a_kill_costs_nothing_of_what_is_left_of_a_damaged_manifest(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, after: bool
+) -> None:
+    path = unsealed(tmp_path)
+    with_values(path, operator={"id": "anna"}, job="000007-x", tags=[1])
+    (path / "scalars.parquet").mkdir()
+    damaged = (path / "manifest.json").read_bytes()
+    honest = getattr(module, step)
+
+    def killed(*args: object, **options: object) -> object:
+        if after:
+            honest(*args, **options)
+        raise _KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module, step, killed)
+        with pytest.raises(_KilledError):
+            finalize_bundle(path)
+    assert finalize_bundle(path).sealed
+    manifest = read_manifest(path)
+    assert (manifest.operator, manifest.job) == ({"id": "anna"}, "000007-x")
+    assert manifest.run_status == "completed"
+    assert [note.split(":")[0] for note in manifest.finalize_notes] == [
+        "the manifest was made anew",
+        "scalars.parquet was no file of this one's own",
+        "evidence/scalars.parquet is an empty folder; left out",
+    ]
+    kept = [file.read_bytes() for file in (path / "evidence").glob("manifest.json*")]
+    assert kept == [damaged]
+    assert sha256sum_check(path).returncode == 0
 
 
 @pytest.mark.parametrize("version", [3, "3", 10**30])

@@ -84,6 +84,46 @@ def test_a_file_in_the_place_of_a_folder_is_put_aside(path: Path, name: str) -> 
     assert kept.read_text() == "x"
 
 
+def test_what_is_called_evidence_and_is_no_folder_replaces_nothing(path: Path) -> None:
+    (path / "evidence").write_text("x")
+    (path / "evidence.aside").write_text("mine")
+    assert "it is kept as evidence.aside.2" in seal(path)
+    assert (path / "evidence.aside").read_text() == "mine"
+    assert (path / "evidence.aside.2").read_text() == "x"
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_damaged_manifest_stays_in_the_bundle_though_evidence_is_no_folder(
+    path: Path, elsewhere: Path, linked: bool
+) -> None:
+    if linked:
+        (path / "evidence").symlink_to(elsewhere)
+    else:
+        (path / "evidence").write_text("x")
+    (path / "manifest.json").write_text("{")
+    seal(path)
+    assert list(elsewhere.iterdir()) == []
+    assert (path / "evidence" / "manifest.json").read_text() == "{"
+
+
+def test_a_folder_in_the_place_of_the_manifest_is_kept(path: Path) -> None:
+    (path / "manifest.json").unlink()
+    (path / "manifest.json").mkdir()
+    (path / "manifest.json" / "kept").write_text("x")
+    seal(path)
+    assert (path / "evidence" / "manifest.json" / "kept").read_text() == "x"
+
+
+def test_a_link_to_a_damaged_manifest_leaves_that_alone(path: Path, elsewhere: Path) -> None:
+    (elsewhere / "other.json").write_text("{")
+    (path / "manifest.json").unlink()
+    (path / "manifest.json").symlink_to(elsewhere / "other.json")
+    seal(path)
+    assert not (path / "manifest.json").is_symlink()
+    assert (path / "evidence" / "manifest.json").is_symlink()
+    assert [file.read_text() for file in elsewhere.iterdir()] == ["{"]
+
+
 def changed(path: Path, statement: str) -> None:
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.executescript(statement)
