@@ -72,7 +72,7 @@ class ModbusAdapter(BaseAdapter):
         readings: dict[str, Reading] = {}
         for block, query in self._blocks:
             answer = await self._ask(query, Priority.POLL)
-            if isinstance(answer.value, Refusal) and answer.value.code in _NOT_NOW:
+            if _says_not_now(answer.value):
                 self._count("busy")
                 readings |= _unread(block, answer)
                 continue
@@ -123,14 +123,20 @@ class ModbusAdapter(BaseAdapter):
     def _data(self, block: Block, query: Query, answer: Answer[Reply]) -> tuple[bytes, float]:
         if isinstance(answer.value, Registers | Bits):
             return answer.value.data, answer.at_s
+        is_busy = _says_not_now(answer.value)
+        check = "try again" if is_busy else "compare the map in the profile with its manual"
         raise DeviceError(
             f"{self.name}: reading {', '.join(block.fields)} ({query.request}): {answer.value}; "
-            f"compare the map in the profile with the device's manual"
+            + check
         )
 
     async def _ask(self, query: Query, priority: Priority) -> Answer[Reply]:
         frame, feed = self._speaker.begin(query)
         return await self._exchange(frame, feed, priority=priority, gap_s=self._gap_s)
+
+
+def _says_not_now(reply: Reply) -> bool:
+    return isinstance(reply, Refusal) and reply.code in _NOT_NOW
 
 
 def _unread(block: Block, answer: Answer[Reply]) -> dict[str, Reading]:

@@ -97,7 +97,7 @@ def _stands(reading: Reading, words: Sequence[tuple[Flagged, Reading]]) -> Readi
     for status in said:
         if not status.usable:
             return _none(reading, status)
-    if reading.status is not Status.OK:
+    if not reading.status.usable:
         return reading
     for _, word in words:
         if not word.status.usable:

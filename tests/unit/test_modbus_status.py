@@ -4,12 +4,15 @@ import math
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from trio.testing import MockClock
 
 from adapters.modbus import FAMILY
 from adapters.modbus.codec import with_crc
 from adapters.modbus.device import ModbusAdapter
+from adapters.modbus.flags import Flagged, judged
 from adapters.modbus.twin import ModbusTwin
 from capa.channels.sample import Status
 from capa.devices.adapter import Reading
@@ -244,7 +247,7 @@ async def test_a_device_that_is_busy_has_no_new_values(
     assert reading.status is Status.STALE
     assert math.isnan(reading.value)
     assert bench.driver.counters == {"busy": 1}
-    with pytest.raises(DeviceError):
+    with pytest.raises(DeviceError, match="to function 03; try again"):
         await bench.driver.open()
 
 
@@ -260,3 +263,38 @@ async def test_an_alicats_flow_and_its_status_cost_one_request(autojump_clock: M
     assert (await bench.reading("flow")).status is Status.OK
     (sent,) = bench.link.sent
     assert sent == bytes.fromhex("01 03 04 B0 00 0A C5 1A")  # as the manual's registers lie
+
+
+STATUSES = st.sampled_from(list(Status))
+FIELDS = "abc"
+
+
+@st.composite
+def polls(draw: st.DrawFn) -> tuple[dict[str, Reading], dict[str, list[Flagged]]]:
+    """What one poll read, and rows by which a field is judged by fields before it."""
+    readings, rules = {}, {}
+    for index, name in enumerate(FIELDS):
+        status = draw(st.sampled_from([Status.OK, Status.OK, *Status]))
+        value = float(draw(st.integers(0, 3))) if status.usable else math.nan
+        readings[name] = Reading(name, value, 1.0, status)
+        rules[name] = [
+            Flagged(field=other, equals=draw(st.integers(0, 3)), status=said)
+            for other in FIELDS[:index]
+            if (said := draw(STATUSES)) not in {Status.OK, Status.COMM_ERROR}
+        ]
+    return readings, rules
+
+
+@given(polls())
+def test_no_value_is_usable_that_anything_speaks_against(
+    poll: tuple[dict[str, Reading], dict[str, list[Flagged]]],
+) -> None:
+    readings, rules = poll
+    seen = {one.field: one for one in judged(readings, rules)}
+    assert list(seen) == list(readings)
+    for name, one in seen.items():
+        assert math.isnan(one.value) is not one.status.usable
+        rows = [(row, seen[row.field]) for row in rules[name]]
+        against = any(not row.status.usable and row.holds(word.value) for row, word in rows)
+        unknown = any(not word.status.usable for _, word in rows)
+        assert one.status.usable is (readings[name].status.usable and not against and not unknown)
