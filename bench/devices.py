@@ -185,7 +185,8 @@ async def _flat_out(profile: Mapping[str, Any]) -> Speed:
             await device.adapter.poll()
         took_s, cpu_s = time.monotonic() - at_s, time.process_time() - cpu_s
         exchanges = device.link.stats.exchanges - before
-    bare = _bare_loop(profile["links"][0]["port"], wire)
+    line = profile["links"][0]
+    bare = _bare_loop(line["port"], line["baud"], wire)
     return Speed(exchanges / took_s, 1 / wire.limit_s, cpu_s / exchanges * 1e3, bare)
 
 
@@ -224,15 +225,17 @@ async def _overheard(profile: Mapping[str, Any]) -> Wire:
     return Wire(usual, reply_bytes, gap_s, characters * character_s + gap_s + REPLY_S)
 
 
-def _bare_loop(port: str, wire: Wire) -> Bare:
+def _bare_loop(port: str, baud: int, wire: Wire) -> Bare:
     """Exchange the same bytes with nothing but system calls."""
-    with serial.Serial(port, timeout=0) as opened:
+    with serial.Serial(port, baud, timeout=0) as opened:
         fd, count = opened.fileno(), 0
         cpu_s, began_s = time.process_time(), time.monotonic()
         while (took_s := time.monotonic() - began_s) < MEASURE_S:
             os.write(fd, wire.request)
             got = 0
-            while got < wire.reply_bytes and select.select([fd], [], [], 1.0)[0]:
+            while got < wire.reply_bytes:
+                if not select.select([fd], [], [], 1.0)[0]:
+                    raise TimeoutError(f"{port}: {got} of {wire.reply_bytes} bytes came")
                 got += len(os.read(fd, 4096))
             count += 1
             time.sleep(wire.gap_s)
