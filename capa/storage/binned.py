@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 
 from capa.errors import BundleError
 from capa.storage.open import Bundle
-from capa.storage.pieces import SCALARS_FILE, Wanted, in_flight, pieces
+from capa.storage.pieces import SCALARS_FILE, Wanted, check_columns, in_flight, pieces
 
 __all__ = ["Binned", "Overview", "overview"]
 
@@ -147,7 +147,9 @@ def _last_sample_s(bundle: Bundle) -> float:
     path = bundle.path / SCALARS_FILE
     try:
         if path.exists():
-            return _last_in_parquet_s(pq.read_metadata(path))
+            metadata = pq.read_metadata(path)
+            check_columns(path, metadata.schema.to_arrow_schema(), _COLUMNS)
+            return _last_in_parquet_s(metadata)
         with in_flight(bundle.path) as connection:
             row = connection.execute(
                 "SELECT t_mono_ns FROM batches ORDER BY id DESC LIMIT 1"

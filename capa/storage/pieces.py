@@ -23,7 +23,7 @@ from capa.storage.columns import INSTANT, TEXT, from_bytes, nan_to_null, seconds
 from capa.storage.inflight import INFLIGHT_FILE, connect_for_reading
 from capa.storage.packed import Lost, PackedSamples, read_samples
 
-__all__ = ["COLUMNS", "SCALARS_FILE", "Wanted", "in_flight", "pieces"]
+__all__ = ["COLUMNS", "SCALARS_FILE", "Wanted", "check_columns", "in_flight", "pieces"]
 
 SCALARS_FILE = "scalars.parquet"
 COLUMNS = pa.schema(
@@ -108,6 +108,31 @@ def pieces(
         ) from error
 
 
+def check_columns(path: Path, schema: pa.Schema, names: Collection[str]) -> None:
+    """Look whether a file of samples has these columns, each once and of its kind.
+
+    Raises:
+        BundleError: it has not; somebody else wrote it.
+    """
+    for name in names:
+        place, kind = schema.get_field_index(name), _kind(COLUMNS.field(name).type)
+        if place < 0:
+            words = f"there is no column {name}, or more than one"
+        elif _kind(found := schema.field(place).type) != kind:
+            words = f"the column {name} is {found}, not {kind}"
+        else:
+            continue
+        raise BundleError(f"{path}: {words}; see what capa bundle verify says")
+
+
+def _kind(of: pa.DataType) -> str:
+    """Return what a column is like; text is text, with a dictionary or without."""
+    plain = of.value_type if pa.types.is_dictionary(of) else of
+    if pa.types.is_string(plain) or pa.types.is_large_string(plain):
+        return "text"
+    return "a time" if pa.types.is_timestamp(plain) else str(plain)
+
+
 def in_flight(folder: Path) -> "closing[sqlite3.Connection]":
     """Open what a run recorded that is not sealed.
 
@@ -127,6 +152,7 @@ def _from_parquet(path: Path, wanted: Wanted) -> Iterator[pa.Table]:
     if condition is not None:
         needed += [name for name in ("channel", "t_mono_ns") if name not in needed]
     with pq.ParquetFile(path) as file:
+        check_columns(path, file.schema_arrow, needed)
         for place in range(file.num_row_groups):
             if wanted.may_be_in(file.metadata.row_group(place)):
                 table = file.read_row_group(place, columns=needed)

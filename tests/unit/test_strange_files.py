@@ -8,9 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
+from capa.channels.sample import Sample
 from capa.cli.main import app
 from capa.storage.catalog import catalogued
 from capa.storage.seal import finalize_bundle
@@ -129,6 +132,43 @@ def test_samples_that_cannot_be_read_are_told_and_do_not_spoil_a_query(
     told = said("query", "SELECT count(*) AS n FROM scalars", "--runs", str(tmp_path))
     assert f"{other / 'scalars.parquet'}: can't be read, and is left out" in told
     assert told.endswith("n\n0\n")
+
+
+def changed_samples(path: Path, name: str, column: pa.Array | None) -> None:
+    """Take a column out of the samples, or put another one in its place."""
+    file = path / "scalars.parquet"
+    table = pq.read_table(file)
+    place = table.schema.get_field_index(name)
+    table = table.remove_column(place)
+    if column is not None:
+        table = table.add_column(place, name, [column])
+    pq.write_table(table, file)
+
+
+@pytest.mark.parametrize(
+    ("words", "name"),
+    [
+        (("show",), "channel"),
+        (("show",), "t_mono_s"),
+        (("report", "--png"), "value"),
+        (("export", "--csv"), "status"),
+        (("export", "--parquet-wide"), "unit"),
+    ],
+)
+@pytest.mark.parametrize("column", [None, pa.array([True])])
+def test_samples_that_lack_a_column_are_told_in_words(
+    tmp_path: Path, words: tuple[str, ...], name: str, column: pa.Array | None
+) -> None:
+    path = unsealed_bundle(tmp_path / "runs", [Sample("a", 1.0, at_s=1.0)])
+    assert finalize_bundle(path).sealed
+    changed_samples(path, name, column)
+    command, *options = words
+    out = () if command == "show" else ("--out", str(tmp_path / "out"))
+    told = said(command, str(path), *options, *out, code=0 if command == "show" else 1)
+    wrong = "there is no" if column is None else "the"
+    assert f"scalars.parquet: {wrong} column {name}" in told
+    assert "see what capa bundle verify says" in told
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
