@@ -1,13 +1,20 @@
 """What the daemon is told: ``capad.toml`` and the flags that win over it."""
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from pydantic import BaseModel, Field, ValidationError
 
-from capa.config.box import BOX_SETTINGS, BOX_SPOOL
+from capa.config.box import (
+    BOX_PLUGINS_LOCK,
+    BOX_PROFILE,
+    BOX_RUNS,
+    BOX_RUNTIME_DIR,
+    BOX_SETTINGS,
+    BOX_SPOOL,
+    anchored,
+)
 from capa.config.explain import explain
 from capa.config.problems import ProblemsError
 from capa.config.reading import decode_text, parse_toml, read_bytes
@@ -32,7 +39,7 @@ __all__ = [
 class RigSettings(Frozen):
     """Which rig this box is wired to."""
 
-    profile: Path = Path("/etc/capad/hardware.toml")
+    profile: Path = BOX_PROFILE
 
 
 class SpoolSettings(Frozen):
@@ -60,7 +67,7 @@ class KeepSettings(Frozen):
 class RunSettings(Frozen):
     """Where bundles go, how long they stay, and whose key signs them."""
 
-    root: Path = Path("/var/lib/capad/runs")
+    root: Path = BOX_RUNS
     sign_key: Path | None = None
     """An Ed25519 key as ``ssh-keygen`` makes them; without one, bundles are not signed."""
     keep: KeepSettings = KeepSettings()
@@ -69,14 +76,14 @@ class RunSettings(Frozen):
 class RuntimeSettings(Frozen):
     """Where what outlives a restart, but not a boot, is kept."""
 
-    dir: Path = Path("/run/capad")
+    dir: Path = BOX_RUNTIME_DIR
 
 
 class PluginSettings(Frozen):
     """Which procedures are trusted."""
 
     mode: Literal["production", "dev"] = "production"
-    lock: Path = Path("/etc/capad/plugins.lock")
+    lock: Path = BOX_PLUGINS_LOCK
     import_deadline_s: Number = Field(default=IMPORT_DEADLINE_S, gt=0, le=600)
     """What importing one of them may take; one that takes longer is left out."""
 
@@ -155,11 +162,6 @@ def _anchored(settings: Settings, folder: Path) -> Settings:
     """Make every relative path relative to the file's folder."""
     tables: dict[str, BaseModel] = {}
     for name, table in settings:
-        paths = {key: _under(folder, value) for key, value in table if isinstance(value, Path)}
+        paths = {key: anchored(folder, value) for key, value in table if isinstance(value, Path)}
         tables[name] = table.model_copy(update=paths)
     return settings.model_copy(update=tables)
-
-
-def _under(folder: Path, path: Path) -> Path:
-    """Return an absolute path without ``..``, for messages that a person reads."""
-    return Path(os.path.normpath(folder / path))

@@ -21,7 +21,7 @@ from capa.runtime.rig import Rig
 from capa.runtime.safe_state import ChannelVerdict, Verdict, drive_safe_state
 from capa.runtime.safety_book import RuleBook
 from capa.runtime.safety_monitor import SafetyMonitor
-from capa.runtime.stage_store import Pending
+from capa.runtime.stage_store import STAGES_FILE, Pending, StageStore
 from capa.runtime.stages import LaterStages
 from capa.runtime.trips import Trips, TripStore
 from capa.runtime.twin_child import running_twin
@@ -47,7 +47,8 @@ class ForegroundRun:
         runs_root: where its bundle goes.
         twin_dir: where the twin that stands in for the instruments is put; None for a real rig.
         keyboard: the descriptor of a terminal whose lines are obeyed; None where there is none.
-        trips: where the box keeps what trips, for its daemon and the next run; None without a box.
+        state: where the box keeps what trips, and what is due of the safe state, for its daemon and
+            the next run; None without a box.
         sign_key: the key that signs the bundle; None where there is none.
     """
 
@@ -58,12 +59,20 @@ class ForegroundRun:
     console: RunConsole
     log: FilteringBoundLogger
     keyboard: int | None = None
-    trips: TripStore | None = None
+    state: Path | None = None
     sign_key: Path | None = None
+    _trips: Trips = field(init=False)
+    _gate: Gate | None = None
+    _monitor: SafetyMonitor | None = None
     _conductor: Conductor | None = None
+    _ran: bool = False
+    """Whether a run came to be, as far as anybody knows."""
     _stopping: str = ""
     _waiting: trio.CancelScope = field(default_factory=trio.CancelScope)
     _cooling: trio.CancelScope | None = None
+
+    def __post_init__(self) -> None:
+        self._trips = Trips(log=self.log)
 
     async def run(self) -> int:
         """Open, make safe, run, make safe; return the exit code.
@@ -75,12 +84,15 @@ class ForegroundRun:
         async with trio.open_nursery() as nursery:
             await nursery.start(self.listen)
             async with self._real_or_twin() as parts, open_parts(parts, log=self.log) as rig:
+                stages = await self._later_stages(rig)
+                was_due = bool(stages.due)
                 try:
-                    code = await self._on(rig, parts)
+                    code = await self._on(rig, parts, stages)
                 finally:
                     with trio.move_on_after(2 * SAFING_BUDGET_S, shield=True):
                         left = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S)
                         code = self._judged(code, left)
+                        await self._leave(stages, left, tell=was_due or self._ran)
             nursery.cancel_scope.cancel()
         return code
 
@@ -97,17 +109,21 @@ class ForegroundRun:
             task_status.started()
             async for number in signals:
                 name = signal.Signals(number).name
-                if self._cooling is not None:
-                    self._cooling.cancel()
-                    continue
-                reason = f"{name}: an operator asked for an abort"
-                again = " once more: the cooldown ends" if self._stopping else ""
-                self.console.say(f"aborting ({name}){again}: the rig is made safe")
-                self._stopping = reason
-                self._waiting.cancel()
-                if self._conductor is not None:
-                    for _ in range(1 if number == signal.SIGINT else 2):
-                        self._conductor.stop(reason)
+                self.interrupted(name, times=1 if number == signal.SIGINT else 2)
+
+    def interrupted(self, name: str, *, times: int) -> None:
+        """Hear a signal; each time that it counts for is one request to stop."""
+        if self._cooling is not None:
+            self._cooling.cancel()
+            return
+        reason = f"{name}: an operator asked for an abort"
+        again = " once more: the cooldown ends" if self._stopping else ""
+        self.console.say(f"aborting ({name}){again}: the rig is made safe")
+        self._stopping = reason
+        self._waiting.cancel()
+        if self._conductor is not None:
+            for _ in range(times):
+                self._conductor.stop(reason)
 
     @asynccontextmanager
     async def _real_or_twin(self) -> AsyncIterator[Parts]:
@@ -119,12 +135,12 @@ class ForegroundRun:
         ) as file:
             yield await trio.to_thread.run_sync(load_parts, file, self.parts.procedures)
 
-    async def _on(self, rig: Rig, parts: Parts) -> int:
+    async def _on(self, rig: Rig, parts: Parts, stages: LaterStages) -> int:
         twin = ", simulated by twins" if self.twin_dir is not None else ""
         self.console.say(f"rig {parts.profile.name} ({self.parts.profile_file}){twin}")
-        if not await self._ready(rig, parts):
+        if not await self._ready(rig, parts, stages):
             return ABORTED if self._stopping else CRASHED
-        gate = Gate(rig, log=self.log)
+        gate = self._gate = Gate(rig, log=self.log)
         rules = RuleBook.of(
             rig.profile,
             rig.registry,
@@ -144,65 +160,112 @@ class ForegroundRun:
             on_progress=self._progressed,
             finalize=partial(finalize_in_child, sign_key=self.sign_key),
         )
-        trips = Trips(log=self.log)
-        monitor = SafetyMonitor(
+        monitor = self._monitor = SafetyMonitor(
             rig,
             rules,
             gate,
-            trips,
-            self.trips,
+            self._trips,
+            self._trip_store,
             conductor,
             safing_budget_s=SAFING_BUDGET_S,
             log=self.log,
+            on_verdicts=stages.heard,
         )
         conductor.on_verdicts, conductor.forbidding = monitor.judge, monitor.forbidding
+        conductor.later = stages
         async with trio.open_nursery() as nursery:
             await nursery.start(monitor.run)
             nursery.start_soon(self._follow, conductor)
             if self.keyboard is not None:
                 self.console.say(f"  {HELP}")
                 nursery.start_soon(Keyboard(self.keyboard, conductor, self.console.say).run)
+            self._ran = True
             report = await conductor.run(self.request)
+            self._ran = report.run_id is not None
             code = self._told(report)
-            if report.run_id is not None and self.twin_dir is None:
-                code = max(code, await self._cooled(rig, gate, monitor, report))
+            if self._ran and self.twin_dir is None:
+                code = max(code, await self._cooled(stages))
             nursery.cancel_scope.cancel()
-        await self._keep(trips)
         return code
 
-    async def _keep(self, trips: Trips) -> None:
+    @property
+    def _trip_store(self) -> TripStore | None:
+        return None if self.state is None else TripStore(self.state)
+
+    async def _leave(
+        self, stages: LaterStages, left: Mapping[str, ChannelVerdict], *, tell: bool
+    ) -> None:
+        """Have the box know what tripped and what is still due, now that nothing more is driven.
+
+        An output that was not reached before anything ran latches nothing, as in the daemon: an
+        instrument that is switched off needs nobody's name to be switched on again.
+        """
+        if self._monitor is not None and self._ran:
+            self._monitor.judge(left)
+        if stages.due:
+            stages.heard(left)
+        await self._keep_trips()
+        due = await stages.leave()
+        if due and tell and self.twin_dir is None:
+            self.console.say(f"NOT DONE: {due}; capad does it when it is started")
+
+    async def _keep_trips(self) -> None:
         """Have the box know what tripped: its daemon arms nothing until somebody has cleared it."""
+        trips, store = self._trips, self._trip_store
         for trip in trips.latched:
             self.console.say(f"TRIPPED: {trip.message}")
-        if self.trips is None or not trips.latched:
+        if store is None or not trips.latched:
             return
         try:
             if trips.unsaved:
-                await trio.to_thread.run_sync(trips.save, self.trips)
+                await trio.to_thread.run_sync(trips.save, store)
         except OSError as error:
-            self.console.say(f"NOT LATCHED: {self.trips.file} can't be written: {error}")
+            file = error.filename or store.file
+            self.console.say(f"NOT LATCHED: {file} can't be written: {error.strerror}")
         else:
             self.console.say(f"  latched: {CLEARING}")
 
-    async def _cooled(self, rig: Rig, gate: Gate, monitor: SafetyMonitor, report: RunReport) -> int:
-        """Wait for the later stages of the safe state; what a signal leaves undone is said.
+    async def _later_stages(self, rig: Rig) -> LaterStages:
+        """Make what drives the later stages. What the daemon waited for is over once a run heats.
+
+        So it is taken from the daemon here, called off when the run begins, and what is due after
+        the run is what the daemon finds.
+        """
+        stages = rig.profile.safe_state
+        store = pending = None
+        if self.state is not None:
+            store = StageStore(self.state / STAGES_FILE)
+            pending, words = await trio.to_thread.run_sync(store.load, stages)
+            if words:
+                self.log.warning("safe_state.later_forgotten", message=words)
+        return LaterStages(
+            stages,
+            rig.registry,
+            rig.bus,
+            drive=partial(self._drive_later, rig),
+            store=store,
+            pending=pending,
+            log=self.log,
+        )
+
+    async def _drive_later(self, rig: Rig, pending: Pending) -> Mapping[str, ChannelVerdict]:
+        found = await drive_safe_state(
+            rig,
+            budget_s=SAFING_BUDGET_S,
+            stage=pending.stage,
+            on_write=None if self._gate is None else self._gate.note,
+        )
+        if self._monitor is not None:
+            self._monitor.judge(found)
+        for one in found.values():
+            self.console.waiting(f"{one.channel} = {one.value:g}: {one.verdict}, {one.detail}")
+        return found
+
+    async def _cooled(self, stages: LaterStages) -> int:
+        """Wait for the later stages of the safe state, until a signal says not to.
 
         A simulated furnace needs nobody to wait for it.
         """
-
-        async def drive(pending: Pending) -> Mapping[str, ChannelVerdict]:
-            found = await drive_safe_state(
-                rig, budget_s=SAFING_BUDGET_S, stage=pending.stage, on_write=gate.note
-            )
-            monitor.judge(found)
-            for one in found.values():
-                self.console.waiting(f"{one.channel} = {one.value:g}: {one.verdict}, {one.detail}")
-            return found
-
-        stages = LaterStages(
-            rig.profile.safe_state, rig.registry, rig.bus, drive=drive, log=self.log
-        )
-        stages.go_on(report.run_id, report.verdicts)
         with trio.CancelScope() as self._cooling:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(stages.run)
@@ -210,11 +273,9 @@ class ForegroundRun:
                     self.console.waiting(f"cooling: {stages.due}; Ctrl-C leaves it")
                     await trio.sleep(_FOLLOW_S)
                 nursery.cancel_scope.cancel()
-        if stages.due:
-            self.console.say(f"NOT DONE: {stages.waiting}; capad does it when it is started")
         return CRASHED if _unreachable(stages.verdicts) else COMPLETED
 
-    async def _ready(self, rig: Rig, parts: Parts) -> bool:
+    async def _ready(self, rig: Rig, parts: Parts, stages: LaterStages) -> bool:
         """Wait for the devices, and prove the rig safe before anything is asked of it."""
         with self._waiting:
             answering = await rig.wait_answering(ANSWER_WAIT_S)
@@ -226,6 +287,7 @@ class ForegroundRun:
             for name in silent:
                 self.console.say(f"{name} does not answer: {rig.health(name).detail}")
             verdicts = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S)
+            stages.heard(verdicts)
             unsafe = _unreachable(verdicts)
             for line in unsafe:
                 self.console.say(f"not safe before the run: {line}")

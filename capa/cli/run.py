@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from capa.experiment.procedures.base import Procedure
     from capa.runtime.parts import Parts
     from capa.runtime.report import RunRequest
-    from capa.runtime.trips import TripStore
 
 __all__ = ["run"]
 
@@ -76,13 +75,13 @@ def run(
 
     code = _REFUSED
     lock = RigLock(runtime_dir)
-    trips = None
+    state = None
     try:
         if not (twin or dry_run):
             lock.acquire_if_there()
-            trips = _trips(config)
+            state = _state(config)
         sign_key = None if dry_run else _sign_key(config)
-        code = _run(file, hardware, _runs_root(runs), trips, sign_key, twin=twin, dry_run=dry_run)
+        code = _run(file, hardware, _runs_root(runs), state, sign_key, twin=twin, dry_run=dry_run)
     except* ProblemsError as refused:
         for error in _leaves(refused):
             _tell(error.problems)
@@ -94,22 +93,26 @@ def run(
     raise typer.Exit(code)
 
 
-def _trips(settings: Path) -> "TripStore | None":
-    """Return where the box keeps its trips; None without a box.
+def _state(settings: Path) -> Path | None:
+    """Return where the box keeps its trips, and what is due; None without a box.
 
     Raises:
-        CapaError: one is latched, or nobody can know.
+        CapaError: a trip is latched, or nobody can know.
     """
     from capa.cli.foreground import CLEARING
+    from capa.config.box import state_of_box
     from capa.errors import CapaError
-    from capa.runtime.trips import trips_of_box
+    from capa.runtime.trips import TripStore
 
-    store = trips_of_box(settings)
-    latched = () if store is None else store.load()
+    try:
+        state = state_of_box(settings)
+    except CapaError as error:
+        raise CapaError(f"nobody knows what is latched: {error}") from error
+    latched = () if state is None else TripStore(state).load()
     if latched:
         words = "; ".join(trip.message for trip in latched)
         raise CapaError(f"the rig is TRIPPED: {words}; {CLEARING}")
-    return store
+    return state
 
 
 def _sign_key(settings: Path) -> Path | None:
@@ -132,7 +135,7 @@ def _run(
     file: Path,
     hardware: Path | None,
     runs: Path,
-    trips: "TripStore | None",
+    state: Path | None,
     sign_key: Path | None,
     *,
     twin: bool,
@@ -164,7 +167,7 @@ def _run(
     if dry_run:
         _tell_steps(parts, read, procedures)
         return 0
-    return _conducted(parts, _request(parts, read, file), runs, trips, sign_key, twin=twin)
+    return _conducted(parts, _request(parts, read, file), runs, state, sign_key, twin=twin)
 
 
 def _read(file: Path, procedures: "Mapping[str, type[Procedure]]") -> "ExperimentFile":
@@ -233,7 +236,7 @@ def _conducted(
     parts: "Parts",
     request: "RunRequest",
     runs: Path,
-    trips: "TripStore | None",
+    state: Path | None,
     sign_key: Path | None,
     *,
     twin: bool,
@@ -254,7 +257,7 @@ def _conducted(
             console=RunConsole(sys.stdout),
             log=_logger(),
             keyboard=sys.stdin.fileno() if sys.stdin.isatty() else None,
-            trips=trips,
+            state=state,
             sign_key=sign_key,
         )
         return trio.run(foreground.run)

@@ -321,7 +321,8 @@ class SafetyMonitor:
             try:
                 await self._save(lambda: self._trips.save(store))
             except OSError as error:
-                message = f"{store.file} can't be written ({error}); tried again"
+                why = f"{error.filename or store.file} can't be written ({error.strerror})"
+                message = f"{why}; tried again"
                 self._log.error("safety.trips_not_saved", message=message)
                 await trio.sleep(RETRY_S)
                 self._dirty.set()

@@ -1,9 +1,10 @@
 """What is still due of the safe state, kept on disk, so that a restart goes on with it.
 
 The file is there exactly while a later stage is waited for. It is removed, durably, before a run
-is armed: a daemon that is killed in the middle of that run must not take the waiting that came
-before it for waiting that came after. A file that is missing, or can't be read, or is of another
-safe state, means that the wait begins anew, which only keeps the purge on for longer.
+is armed, whether by the daemon or by ``capa run``: who comes after a program that was killed in the
+middle of that run must not take the waiting that came before it for waiting that came after. A
+file that is missing, or can't be read, or is of another safe state, means that the wait begins
+anew, which only keeps the purge on for longer.
 """
 
 import json
@@ -16,11 +17,13 @@ from typing import Any
 
 from capa.config.hardware import SafeStage
 from capa.runtime.moments import Moment
-from capa.storage.atomic import fsync_dir, write_atomically
+from capa.storage.atomic import fsync_dir, write_for_folder
 
-__all__ = ["Pending", "StageStore", "fingerprint"]
+__all__ = ["STAGES_FILE", "Pending", "StageStore", "fingerprint"]
 
+STAGES_FILE = "safe_stages.json"
 _VERSION = 1
+_STRANGE = (OverflowError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +61,7 @@ class StageStore:
             return _pending(data, len(stages)), ""
         except FileNotFoundError:
             return None, ""
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, LookupError, TypeError, *_STRANGE) as error:
             return None, f"{self.file} can't be read ({error}); the waiting begins anew"
 
     def save(self, pending: Pending | None, stages: Sequence[SafeStage]) -> None:
@@ -83,7 +86,8 @@ class StageStore:
             "after": pending.after,
         }
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.file, json.dumps(data, indent=2).encode() + b"\n")
+        text = json.dumps(data, indent=2) + "\n"
+        write_for_folder(self.file, text.encode())
 
     def _remove(self) -> None:
         try:

@@ -5,10 +5,11 @@ journal of every trip and every clearing. A file that can't be read counts as a 
 knows what stood in it.
 """
 
+import fcntl
 import json
 import os
-import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -17,14 +18,13 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from capa.clock import utc_now
-from capa.config.box import BOX_SPOOL
-from capa.errors import CapaError
-from capa.storage.atomic import write_atomically
+from capa.storage.atomic import hand_over, write_for_folder
 
-__all__ = ["Trip", "TripStore", "Trips", "trips_of_box"]
+__all__ = ["Trip", "TripStore", "Trips"]
 
 _UNREADABLE = "trips file"
 _VERSION = 1
+_DAMAGED = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,20 +54,45 @@ class TripStore:
             return _trips_in(json.loads(self.file.read_bytes()))
         except FileNotFoundError:
             return ()
-        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        except _DAMAGED as error:
             message = f"{self.file} can't be read ({error}); nobody knows what was latched"
             return (Trip(_UNREADABLE, message, _now()),)
 
-    def save(self, trips: Sequence[Trip], records: Sequence[Mapping[str, Any]]) -> None:
+    def save(
+        self,
+        trips: Sequence[Trip],
+        records: Sequence[Mapping[str, Any]],
+        *,
+        known: Collection[Trip] = (),
+    ) -> None:
         """Write what is latched, and add to the journal.
 
+        What stands there and is not ``known`` was latched by another program: it stays.
+
         Raises:
-            OSError: as the file system says; what was latched before still stands there.
+            OSError: as the file system says, with the file's name. If it is the store's, what was
+                latched before still stands there.
         """
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        data = {"version": _VERSION, "trips": [asdict(trip) for trip in trips]}
-        write_atomically(self.file, json.dumps(data, indent=2).encode() + b"\n")
+        with _alone_in(self.file.parent):
+            others = [one for one in self._standing() if one not in known and one not in trips]
+            data = {"version": _VERSION, "trips": [asdict(trip) for trip in (*others, *trips)]}
+            text = json.dumps(data, indent=2) + "\n"
+            with _named(self.file):
+                write_for_folder(self.file, text.encode())
+            with _named(self.journal_file):
+                self._note(records)
+
+    def _standing(self) -> tuple[Trip, ...]:
+        """Return what others may have latched meanwhile; a damaged file says nothing."""
+        try:
+            return _trips_in(json.loads(self.file.read_bytes()))
+        except _DAMAGED:
+            return ()
+
+    def _note(self, records: Sequence[Mapping[str, Any]]) -> None:
         with self.journal_file.open("a", encoding="utf-8") as journal:
+            hand_over(journal.fileno(), self.journal_file.parent)
             journal.writelines(json.dumps(record) + "\n" for record in records)
             journal.flush()
             os.fsync(journal.fileno())
@@ -82,6 +107,7 @@ class Trips:
 
     def __init__(self, latched: Sequence[Trip] = (), *, log: FilteringBoundLogger) -> None:
         self._latched = tuple(latched)
+        self._known = frozenset(latched)
         self._log = log
         self._unsaved: list[dict[str, Any]] = []
 
@@ -100,12 +126,25 @@ class Trips:
         """Whether the files have yet to be told."""
         return bool(self._unsaved)
 
+    def take_up(self, standing: Sequence[Trip]) -> tuple[Trip, ...]:
+        """Latch what another program has latched on disk; returns what was not known here.
+
+        What was known stays what it is here: cleared, perhaps, and the file is yet to be told.
+        """
+        new = tuple(trip for trip in standing if trip not in self._known)
+        self._known |= frozenset(new)
+        rules = {trip.rule for trip in self._latched}
+        added = (trip for trip in new if trip.rule not in rules)
+        self._latched = tuple(sorted((*self._latched, *added), key=lambda trip: trip.at_utc))
+        return new
+
     def latch(self, rule: str, message: str, *, run_id: str | None = None) -> bool:
         """Latch a trip; False when this rule's stands already, and then the old words stay."""
         if any(trip.rule == rule for trip in self._latched):
             return False
         trip = Trip(rule, message, _now(), run_id)
         self._latched = (*self._latched, trip)
+        self._known |= {trip}
         self._unsaved.append({"event": "latched", **asdict(trip)})
         self._log.critical("safety.tripped", rule=rule, message=message, run_id=run_id)
         return True
@@ -123,31 +162,32 @@ class Trips:
         """Have the files say what stands; blocks.
 
         Raises:
-            OSError: they could not be written, and still have to be.
+            OSError: one of them could not be written, and still has to be; it is named.
         """
         trips, records = self._latched, tuple(self._unsaved)
-        store.save(trips, records)
+        store.save(trips, records, known=self._known)
         del self._unsaved[: len(records)]
 
 
-def trips_of_box(settings: Path) -> TripStore | None:
-    """Return where the daemon of a box keeps its trips, by its settings file; None without one.
-
-    It keeps them in the folder that holds the spool: that survives a reboot, and those who may
-    drop files can't write there.
-
-    Raises:
-        CapaError: the file is there and does not say.
-    """
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Keep other programs from saving meanwhile, where the file system has locks."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        spool = tomllib.loads(settings.read_text(encoding="utf-8")).get("spool", {})
-        root = settings.parent / spool.get("root", BOX_SPOOL)
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        message = f"{settings}: can't be read, so nobody knows what is latched: {error}"
-        raise CapaError(message) from error
-    return TripStore(root.parent)
+        with suppress(OSError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _named(file: Path) -> Iterator[None]:
+    """Have an error name this file: not the temporary one beside it, and not none."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(file)) from error
 
 
 def _trips_in(table: Mapping[str, Any]) -> tuple[Trip, ...]:

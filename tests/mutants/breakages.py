@@ -244,7 +244,7 @@ BREAKAGES = (
     Breakage(
         "a trip is not kept on disk",
         "capa/runtime/trips.py",
-        "        store.save(trips, records)\n",
+        "        store.save(trips, records, known=self._known)\n",
         "",
         ("tests/unit/test_trips.py",),
     ),

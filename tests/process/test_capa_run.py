@@ -9,12 +9,16 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
 from adapters.twin.control import ask
+from capa.config.load import load_profile
+from capa.runtime.moments import Moment, moment_now
 from capa.runtime.rig_lock import RigLock
+from capa.runtime.stage_store import Pending, StageStore
 from capa.runtime.trips import Trip, TripStore
 from capa.storage.verify import verify_bundle
 from tests.support.daemon_process import (
@@ -144,8 +148,9 @@ def test_whoever_does_not_wait_for_it_is_told_what_was_not_done(twin: Twin, tmp_
     file = tmp_path / "small.method.toml"
     file.write_text(method_toml(extra=PURGE))
     profile = slow_to_cool(twin, tmp_path, 600.0)
+    kept = left_cooling(profile, tmp_path, ago_s=9000.0)
     arguments = (file, "--hardware", profile, "--runs", tmp_path / "runs")
-    with started(tmp_path, *arguments) as process:
+    with started(tmp_path, *arguments, "--config", tmp_path / "capad.toml") as process:
         eventually(
             lambda: "cooling:" in said(tmp_path),
             "the run is over",
@@ -156,6 +161,22 @@ def test_whoever_does_not_wait_for_it_is_told_what_was_not_done(twin: Twin, tmp_
         assert process.wait(20) == 0
     assert "NOT DONE: purge.flow to 0 when heater.pv < -90 degC, 10 min left" in said(tmp_path)
     assert twin.setpoint("purge") == 60.0
+    (bundle,) = (tmp_path / "runs").iterdir()
+    pending, words = kept.load(load_profile(profile).safe_state)
+    assert words == ""
+    assert pending is not None
+    assert pending.since.until_s(moment_now()) < 60, "the wait of before the run counts no more"
+    assert pending.after == bundle.name
+
+
+def left_cooling(profile: Path, tmp_path: Path, *, ago_s: float) -> StageStore:
+    """A box whose daemon was stopped while it waited for a later stage."""
+    (tmp_path / "capad.toml").write_text('[spool]\nroot = "state/spool"\n')
+    store = StageStore(tmp_path / "state" / "safe_stages.json")
+    now = moment_now()
+    since = Moment(now.utc - timedelta(seconds=ago_s), now.boot, now.boot_s - ago_s)
+    store.save(Pending(1, since, "the run before"), load_profile(profile).safe_state)
+    return store
 
 
 def test_two_programs_never_drive_one_rig(twin: Twin, tmp_path: Path) -> None:

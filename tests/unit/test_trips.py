@@ -78,6 +78,78 @@ def test_what_could_not_be_saved_is_saved_later(tmp_path: Path) -> None:
     assert len(store.load()) == 1
 
 
+# --- another program latches in the same files ----------------------------------------------------
+
+
+def test_what_another_program_latched_stays_when_this_one_saves(tmp_path: Path) -> None:
+    daemon, store = tripped(tmp_path)
+    daemon.save(store)
+    foreground = Trips(log=quiet_log())
+    foreground.latch("sensor pv", "broken")
+    foreground.save(store)
+    assert [trip.message for trip in store.load()] == ["too hot", "broken"]
+    daemon.clear(by="maria", reason="looked at it", user="root")
+    daemon.save(store)
+    assert [trip.message for trip in store.load()] == ["broken"]
+
+
+def test_what_another_program_latched_is_taken_up_once_and_can_be_cleared(tmp_path: Path) -> None:
+    foreground, store = tripped(tmp_path)
+    foreground.latch("alarm over", "too hot")
+    foreground.save(store)
+    daemon = Trips(log=quiet_log())
+    daemon.latch("sensor pv", "broken")
+    assert [trip.message for trip in daemon.take_up(store.load())] == ["too hot"]
+    assert daemon.text == "too hot; broken"
+    assert daemon.take_up(store.load()) == ()
+    daemon.clear(by="maria", reason="looked at it", user="root")
+    assert daemon.take_up(store.load()) == ()  # the file is yet to be told
+    assert daemon.latched == ()
+    daemon.save(store)
+    assert store.load() == ()
+
+
+def test_a_damaged_file_whose_trip_was_cleared_is_replaced(tmp_path: Path) -> None:
+    store = TripStore(tmp_path)
+    store.file.write_text("{")
+    trips = Trips(store.load(), log=quiet_log())
+    trips.clear(by="maria", reason="looked at it", user="root")
+    trips.save(store)
+    assert store.load() == ()
+
+
+def test_what_root_saves_is_left_to_whom_the_folder_belongs_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, tuple[int, int]] = {}
+
+    def fchown(descriptor: int, uid: int, gid: int) -> None:
+        given[Path(f"/proc/self/fd/{descriptor}").readlink().name] = (uid, gid)
+
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", fchown)
+    trips, store = tripped(tmp_path)
+    trips.save(store)
+    whose = store.file.parent.stat()
+    assert set(given.values()) == {(whose.st_uid, whose.st_gid)}
+    assert any(name.startswith(".trips.json.") for name in given)
+    assert "trips.jsonl" in given
+    monkeypatch.setattr(os, "geteuid", lambda: 1971)
+    given.clear()
+    trips.latch("sensor pv", "broken")
+    trips.save(store)
+    assert given == {}
+
+
+@pytest.mark.parametrize("name", ["trips.json", "trips.jsonl"])
+def test_the_file_that_can_not_be_written_is_named(tmp_path: Path, name: str) -> None:
+    trips, store = tripped(tmp_path)
+    (tmp_path / "state" / name).mkdir(parents=True)
+    with pytest.raises(OSError, match="s a directory") as caught:
+        trips.save(store)
+    assert caught.value.filename == str(tmp_path / "state" / name)
+
+
 def test_a_trip_is_logged_as_critical() -> None:
     with structlog.testing.capture_logs() as logs:
         Trips(log=structlog.get_logger()).latch("alarm over", "too hot")
