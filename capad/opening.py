@@ -12,7 +12,7 @@ from capa.runtime.progress import RunProgress
 from capa.runtime.rig import Rig
 from capa.runtime.safe_state import ChannelVerdict, drive_safe_state
 from capa.runtime.safety_monitor import SafetyMonitor
-from capa.runtime.stage_store import Pending, StageStore
+from capa.runtime.stage_store import STAGES_FILE, Pending, StageStore
 from capa.runtime.stages import LaterStages
 from capa.runtime.twin_child import running_twin
 from capad.heartbeats import Heartbeat
@@ -81,7 +81,7 @@ class Opening:
         """Make what drives the later stages; it goes on where the last process stopped waiting."""
         service, stages = self._service, parts.profile.safe_state
         real, toy = service.settings.spool.root.parent, service.settings.runtime.dir / "twin"
-        store = StageStore((toy if service.options.twin else real) / "safe_stages.json")
+        store = StageStore((toy if service.options.twin else real) / STAGES_FILE)
         pending, words = await trio.to_thread.run_sync(store.load, stages)
         if words:
             service.log.warning("safe_state.later_forgotten", message=words)
@@ -129,7 +129,7 @@ class Opening:
         return (asked or self._service.settings.safety.next_run_may_start) == "after_last_stage"
 
     async def _guarded(self, parts: Parts) -> Parts:
-        """Have the guardian's plan written, which comes before a link opens; return the parts."""
+        """Take the rig, and write the guardian's plan, before a link opens; return the parts."""
         service = self._service
         lacks = await trio.to_thread.run_sync(
             partial(service.guarding.prepare, parts, simulated=service.options.twin)
@@ -137,6 +137,7 @@ class Opening:
         for words in (*lacks, service.guarding.trouble):
             if words is not None:
                 service.console.say(words)
+        await service.safety.load()  # from here on the rig is ours: what trips it, trips here
         return parts
 
     @asynccontextmanager

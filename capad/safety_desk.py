@@ -40,10 +40,12 @@ class SafetyDesk:
         """Lets the queue go on, in somebody's name; the spool's."""
 
     async def load(self) -> None:
-        """Take up what was latched when the last process ended."""
-        latched = await trio.to_thread.run_sync(self._store.load)
-        self.trips = Trips(latched, log=self._log)
-        for trip in latched:
+        """Take up what is latched on disk: by the last process, or by ``capa run`` since then.
+
+        Called again once the rig is ours alone: until then ``capa run`` may have tripped.
+        """
+        standing = await trio.to_thread.run_sync(self._store.load)
+        for trip in self.trips.take_up(standing):
             self._log.error("safety.still_tripped", rule=trip.rule, message=trip.message)
 
     async def save(self) -> None:
@@ -52,7 +54,8 @@ class SafetyDesk:
             try:
                 await trio.to_thread.run_sync(self.trips.save, self._store)
             except OSError as error:
-                message = f"{self._store.file} can't be written: {error}"
+                file = error.filename or self._store.file
+                message = f"{file} can't be written: {error.strerror}"
                 self._log.error("safety.trips_not_saved", message=message)
 
     def make_monitor(

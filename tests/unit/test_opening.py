@@ -9,10 +9,13 @@ import trio
 from trio.testing import MockClock
 
 from capa.runtime.moments import moment_now
+from capa.runtime.rig_lock import RigLock
 from capa.runtime.stage_store import Pending
+from capa.runtime.trips import Trips, TripStore
 from capad.settings import SafetySettings
 from tests.support.box import Box, box
 from tests.support.cooling import HEAT_OFF, PURGE_OFF
+from tests.support.engine import quiet_log
 from tests.support.watched import furnace_profile, until
 
 
@@ -146,3 +149,25 @@ async def test_a_rig_that_is_open_is_watched_over_and_one_that_is_closed_no_long
             missed = hearts.stale(long_ago)
             assert {"poll:furnace", "poll:mfc", "poll:balance", "safety monitor"} <= missed.keys()
         assert hearts.stale(long_ago) == {}
+
+
+async def test_what_capa_run_latched_before_it_gave_the_rig_up_is_latched_here_too(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    async with box(tmp_path) as one:
+        one.service.safety.trips = Trips(log=quiet_log())
+        await one.service.safety.load()
+        foreground = RigLock(tmp_path / "run")
+        foreground.acquire()
+        monkeypatch.setattr("capa.runtime.rig_lock.PATIENCE_S", 0.0)
+        await one.opening._guarded(one.bench.parts)
+        assert "another program drives this rig" in one.said
+        latched = Trips(log=quiet_log())
+        latched.latch("heater.pv", "too hot")
+        latched.save(TripStore(tmp_path))
+        foreground.release()
+        await one.opening._guarded(one.bench.parts)  # e.g. by SIGHUP
+        assert one.service.guarding.trouble is None
+        assert one.service.safety.trips.text == "too hot"
+        assert one.service.blocked()
