@@ -31,7 +31,7 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
     """Make the folder under another name and rename it, so that it is there whole or not at all.
 
     Raises:
-        BundleError: there is one of this name.
+        BundleError: there is one of this name, or somebody took it for a leftover; try again.
         OSError: the disk refuses; nothing is left of it.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -39,9 +39,8 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
         raise BundleError(f"{path}: there is a bundle of this name already")
     building = path.with_name(f".{path.name}{_UNBORN}")
     building.mkdir()
-    lock = FolderLock(building)  # whoever clears away what was left unborn leaves this one alone
+    lock = _held(building)
     try:
-        lock.acquire()
         for name, text in {**files, PACKAGES_FILE: packages_json()}.items():
             target = building / name
             target.parent.mkdir(exist_ok=True)
@@ -55,6 +54,24 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
     finally:
         lock.release()
     fsync_dir(path.parent)
+
+
+def _held(building: Path) -> FolderLock:
+    """Take the folder in hand: whoever clears away what was left unborn leaves it alone then.
+
+    One who was faster removes it. It is not ours to touch any more.
+    """
+    lock = FolderLock(building)
+    try:
+        held = lock.acquire()
+    except FileNotFoundError:
+        held = False
+    if held and not building.exists():  # the lock is on a folder that is gone
+        lock.release()
+        held = False
+    if not held:
+        raise BundleError(f"{building}: was cleared away as a leftover; try again")
+    return lock
 
 
 def is_unborn(folder: Path) -> bool:

@@ -11,9 +11,12 @@ from pathlib import Path
 
 import pytest
 
+from capa.errors import BundleError
 from capa.storage import folder, removal
 from capa.storage.catalog import catalogued
+from capa.storage.folder import make_folder
 from capa.storage.lock import FolderLock
+from capa.storage.manifest import Manifest
 from capa.storage.removal import Kept, Removed, clear_leftovers, remove_bundle, removed_runs
 from capa.storage.retention import Failed, Limits, Outcome, pin_file, prune
 from tests.support.bundles import unsealed_bundle
@@ -356,3 +359,33 @@ def test_a_bundle_that_is_just_being_made_is_left_alone(
     monkeypatch.setattr(folder, "_keep_reserve", meanwhile)
     path = unsealed_bundle(tmp_path)
     assert (path / "manifest.json").exists()
+
+
+@pytest.mark.parametrize("still_at_it", [False, True])
+def test_a_bundle_that_is_cleared_away_before_it_is_in_hand_is_not_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, still_at_it: bool
+) -> None:
+    """The daemon's housekeeping between the making of the folder and the lock on it."""
+    daemon: list[FolderLock] = []
+
+    class Late(FolderLock):
+        def acquire(self) -> bool:
+            (building,) = tmp_path.iterdir()
+            if still_at_it:
+                daemon.append(FolderLock(building))
+                assert daemon[0].acquire()
+            else:
+                assert len(clear_leftovers(tmp_path)) == 1
+            return super().acquire()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(folder, "FolderLock", Late)
+        with pytest.raises(BundleError, match=r"cleared away as a leftover; try again"):
+            make_folder(
+                tmp_path / "20261120-131500-00aa", {}, Manifest(run_id="20261120-131500-00aa")
+            )
+    for lock in daemon:
+        lock.release()
+    clear_leftovers(tmp_path)
+    make_folder(tmp_path / "20261120-131500-00aa", {}, Manifest(run_id="20261120-131500-00aa"))
+    assert [entry.name for entry in tmp_path.iterdir()] == ["20261120-131500-00aa"]
