@@ -6,7 +6,7 @@ The rungs are read from what each of them wrote by itself; nothing is concluded 
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from capa.runtime.ladder import Rung, in_order
@@ -57,12 +57,13 @@ def _recorded(bundle: Path) -> Iterator[Rung]:
             last = db.execute(
                 "SELECT t_utc, kind || ': ' || message FROM events ORDER BY id DESC LIMIT 1"
             ).fetchall()
-        for at, message in found:
-            yield Rung(datetime.fromisoformat(at), str(message))
-        for at, message in last:
-            yield Rung(datetime.fromisoformat(at), f"the last that was recorded: {message}")
-    except (sqlite3.Error, ValueError):
+    except sqlite3.Error:
         return  # the bundle's own notes say what is wrong with it
+    rows = [(at, str(message)) for at, message in found]
+    rows += [(at, f"the last that was recorded: {message}") for at, message in last]
+    for text, words in rows:
+        if (at := _time(text)) is not None:
+            yield Rung(at, words)
 
 
 def _guarded(guard: GuardReport) -> Iterator[Rung]:
@@ -83,8 +84,15 @@ def _guarded(guard: GuardReport) -> Iterator[Rung]:
 
 
 def _instant(text: object, otherwise: datetime) -> datetime:
+    return otherwise if (found := _time(text)) is None else found
+
+
+def _time(text: object) -> datetime | None:
+    """Read an instant, one without an offset as UTC; None for what is none, in an altered row."""
+    if not isinstance(text, str):
+        return None
     try:
-        found = datetime.fromisoformat(str(text))
-    except ValueError:
-        return otherwise
-    return found if found.tzinfo is not None else otherwise
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo is not None else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (OverflowError, ValueError):  # or an instant beyond the years that there are
+        return None

@@ -240,3 +240,27 @@ def test_a_bundle_whose_events_can_not_be_read_still_gets_the_guardians_word(
         "the daemon was killed (ABRT)",
         "capad-guard: heater.setpoint = 20: proven, read back 20",
     ]
+
+
+@pytest.mark.parametrize("time", [None, 20261121, 1.5, b"2026", "", "noon", "0001-01-01T00+23:59"])
+def test_an_event_without_a_time_is_left_out_and_the_others_are_told(
+    tmp_path: Path, time: object
+) -> None:
+    bundle = left_behind(tmp_path, "signal")
+    with closing(sqlite3.connect(bundle / "events.sqlite")) as db, db:
+        added = (time, "run.crashed", "altered")
+        db.execute("insert into events (t_utc, kind, message) values (?, ?, ?)", added)
+        db.execute("update events set t_utc = ? where kind = 'command.intent'", (time,))
+    words = [rung.words for rung in rungs_after(bundle, guard_report(tmp_path))]
+    assert words[:2] == ["SIGINT", "the daemon was killed (ABRT)"]
+    assert not any("altered" in said for said in words)
+
+
+def test_a_time_without_an_offset_is_utc(tmp_path: Path) -> None:
+    bundle = left_behind(tmp_path, "signal")
+    naive = (AT + timedelta(seconds=62)).replace(tzinfo=None).isoformat()
+    with closing(sqlite3.connect(bundle / "events.sqlite")) as db, db:
+        db.execute("update events set t_utc = ? where kind = 'run.stop_requested'", (naive,))
+    rungs = rungs_after(bundle, guard_report(tmp_path))
+    assert [rung.at_utc for rung in rungs if rung.words == "SIGINT"] == [AT + timedelta(seconds=62)]
+    assert "SIGINT" in interrupted(JOB, "bundle x", rungs).as_text()
