@@ -19,6 +19,9 @@ _FAULTS = (
     f"{', '.join(DEVICE_FAULTS)}; its family's NOTES.md has more"
 )
 
+_MOST = 1_000_000
+"""Seconds, bytes or a number to report: more of any would end the twin, and means nothing."""
+
 
 class PortSwitch(Protocol):
     """Takes a port away and brings it back."""
@@ -101,9 +104,11 @@ class TwinRig:
         """Begin or end a fault of a link (and all devices on it) or of one device.
 
         Raises:
-            CapaError: no such link, device or fault.
+            CapaError: no such link, device or fault, or a value that no fault takes.
         """
         line = self._line(kind, link, device)
+        if value is not None and not 0 <= value <= _MOST:
+            raise CapaError(f"a fault's value is a number from 0 to {_MOST}, not {value:g}")
         if kind == PORT_GONE:
             self.ports[line.name].switch(present=not active)
         elif kind in LINE_FAULTS:

@@ -1,5 +1,6 @@
 """Faults of a simulated line, in virtual time: what the link makes of each, and what is logged."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -204,6 +205,16 @@ async def test_a_fault_that_nobody_has_is_refused(autojump_clock: MockClock) -> 
     ):
         with pytest.raises(CapaError, match=says):
             twins.fault(kind, link=link, device=device)
+
+
+@pytest.mark.parametrize("value", [-1.0, 1e9, math.inf, math.nan])
+async def test_a_fault_of_an_impossible_size_is_refused(
+    value: float, autojump_clock: MockClock
+) -> None:
+    _, twins = twin_connectors(bench(), FAMILIES)
+    for kind in ("noise", "exception"):
+        with pytest.raises(CapaError, match="a number from 0 to 1000000, not"):
+            twins.fault(kind, device="heater", value=value)
 
 
 async def test_a_fault_of_a_device_whose_link_is_missing_names_that_link(
