@@ -61,26 +61,37 @@ class _Refused(Exception):  # noqa: N818 - a refusal is an answer, and stays ins
 
 
 class _History:
-    """What a channel was commanded lately: enough to judge the change over any 10 s."""
+    """Which values an output may have had lately: enough to judge the change over any 10 s."""
 
     def __init__(self) -> None:
-        self._commands: deque[tuple[float, float]] = deque()
+        self._now: list[float] = []
+        """The last value that arrived, then the lowest and the highest that may have since."""
+        self._known = False
+        """Whether the first of them did arrive."""
+        self._past: deque[tuple[float, float]] = deque()
+        """Values that were in force, and until when."""
 
-    def note(self, at_s: float, value: float) -> None:
-        self._commands.append((at_s, value))
+    def note(self, at_s: float, value: float, *, arrived: bool) -> None:
+        if arrived:
+            self._past.extend((old, at_s) for old in self._now)
+            self._now, self._known = [value], True
+        else:
+            first, *rest = [*self._now, value]
+            self._now = [first, *sorted({min(rest), max(rest)})] if rest else [first]
         self._forget(at_s)
 
     def in_force(self, now_s: float) -> list[float]:
-        """Return the values that were in force at some moment of the last 10 s."""
+        """Return the values that may have been in force at some moment of the last 10 s."""
         self._forget(now_s)
-        return [value for _, value in self._commands]
+        return [value for value, _ in self._past] + self._now
 
     def all(self) -> list[tuple[float, float]]:
-        return list(self._commands)
+        """Return values and until when each may have been in force; none if that is unknown."""
+        return [*self._past, *((value, math.inf) for value in self._now)] if self._known else []
 
     def _forget(self, now_s: float) -> None:
-        while len(self._commands) > 1 and self._commands[1][0] <= now_s - RATE_WINDOW_S:
-            self._commands.popleft()
+        while self._past and self._past[0][1] <= now_s - RATE_WINDOW_S:
+            self._past.popleft()
 
 
 class Gate:
@@ -162,10 +173,17 @@ class Gate:
 
     def note(self, channel: str, value: float) -> None:
         """Take notice of a value written past the gate (a safe one): rates count from it."""
-        self._history(channel).note(trio.current_time(), value)
+        self._history(channel).note(trio.current_time(), value, arrived=True)
+
+    def _note_perhaps(self, channel: str, value: float) -> None:
+        """Take notice of a value that may have arrived: it counts, and so does the one before."""
+        self._history(channel).note(trio.current_time(), value, arrived=False)
 
     def commanded(self, channel: str) -> Sequence[tuple[float, float]]:
-        """Return when an output was told what: its last command, and those of the 10 s before."""
+        """Return what an output may have been told, and until when: now, and in the last 10 s.
+
+        More than one value is in force (until ``inf``) where nobody knows which arrived.
+        """
         history = self._histories.get(channel)
         return [] if history is None else history.all()
 
@@ -196,9 +214,11 @@ class Gate:
         called_back = self._recalls != recalls  # while it waited for its turn or for the record
         try:
             result = self._called_back(name) if called_back else await self._send(name, value)
-        except BaseException as error:  # cancelled on the wire, or a driver's bug
-            self.note(name, value)  # it may have arrived
-            detail = f"{name}: nobody waited for the answer ({type(error).__name__}: {error})"
+        except BaseException as error:  # cancelled, in the queue or on the wire, or a driver's bug
+            self._note_perhaps(name, value)
+            failed = isinstance(error, Exception)
+            why = "its driver failed" if failed else "nobody waited for the answer"
+            detail = f"{name}: {why} ({type(error).__name__}: {error}); it may have arrived"
             lost = CommandResult(accepted=False, detail=detail)
             self._record("command.result", "error", command, lost)
             raise
@@ -293,14 +313,14 @@ class Gate:
             try:
                 ack = await self._rig.write(name, value, priority=Priority.COMMAND)
             except CapaError as error:
-                self.note(name, value)  # it may have arrived
+                self._note_perhaps(name, value)
                 return CommandResult(accepted=False, detail=f"{name}: {error}")
             finally:
                 self._in_flight.discard(scope)
             if ack.accepted:
                 self.note(name, value)
             return self._judged(name, value, ack)
-        self.note(name, value)  # it may have arrived
+        self._note_perhaps(name, value)
         return self._called_back(name)
 
     def _called_back(self, name: str) -> CommandResult:

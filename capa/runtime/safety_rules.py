@@ -5,6 +5,7 @@ how long it has been so (debounce), and whether that has been raised. ``NaN`` an
 never end a violation: they are no evidence that a value is good again.
 """
 
+import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,6 +38,7 @@ _UNKNOWN_AFTER_S = 10.0
 """A value older than this says nothing about whether an alarm still holds."""
 
 Commanded = Callable[[str], Sequence[tuple[float, float]]]
+"""Tells of a channel which values it may have been told, and until when each was in force."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -330,7 +332,7 @@ class OutputRule:
             self._off_since_s = sample.at_s
         self._words = (
             f"{sample.channel} reads {sample.value:g} {self._unit}, commanded was "
-            f"{values[-1]:g} (within {slack:g}); was it changed at the instrument?"
+            f"{self._told()} (within {slack:g}); was it changed at the instrument?"
         )
 
     def breach(self, now_s: float, *, raised: bool) -> str:
@@ -343,6 +345,8 @@ class OutputRule:
     def _in_force(self, at_s: float) -> list[float]:
         """Return what was commanded, and what was still in force ``settle_s`` ago."""
         commands = self._commanded(self.channels[0])
-        late = [value for then_s, value in commands if then_s >= at_s - self._settle_s]
-        before = [value for then_s, value in commands if then_s < at_s - self._settle_s]
-        return before[-1:] + late
+        return [value for value, until_s in commands if until_s >= at_s - self._settle_s]
+
+    def _told(self) -> str:
+        in_force = [v for v, until_s in self._commanded(self.channels[0]) if until_s == math.inf]
+        return " or, not for certain, ".join(f"{value:g}" for value in in_force)

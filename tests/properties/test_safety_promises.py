@@ -59,7 +59,7 @@ class Gate:
 
 
 def book() -> RuleBook:
-    return RuleBook.of(PROFILE, REGISTRY, commanded=lambda _: [(0.0, 20.0)], now_s=0.0)
+    return RuleBook.of(PROFILE, REGISTRY, commanded=lambda _: [(20.0, math.inf)], now_s=0.0)
 
 
 @settings(max_examples=60, deadline=None)

@@ -264,21 +264,23 @@ async def test_up_and_down_within_the_window_is_still_a_change(
 
 
 @pytest.mark.parametrize("end", ["no reply", "called back"])
-async def test_a_setpoint_that_may_have_arrived_counts_for_the_rate(
-    autojump_clock: MockClock, end: str
+@pytest.mark.parametrize(("value", "change"), [(380.0, 370), (20.0, 0), (5.0, 205)])
+async def test_a_setpoint_that_may_have_arrived_counts_for_the_rate_and_so_does_the_one_before(
+    autojump_clock: MockClock, end: str, value: float, change: float
 ) -> None:
     setup = armed()
-    setup.gate.note(PURGE, 0.0)
+    setup.gate.note(PURGE, 210.0)
     setup.rig.latency_s = 1.0
     async with trio.open_nursery() as nursery:
         setup.rig.answer = LinkTimeoutError(end)
-        nursery.start_soon(setup.send, PURGE, 190.0)
+        nursery.start_soon(setup.send, PURGE, 10.0)
         await trio.sleep(0.5)
         if end == "called back":
             setup.gate.recall("the run was asked to stop")
     setup.rig.answer = None
     await trio.sleep(10.5)
-    assert "would change it by 210" in (await setup.send(PURGE, 400.0)).detail
+    result = await setup.send(PURGE, value)
+    assert f"would change it by {change:g} " in result.detail if change else result.accepted
 
 
 async def test_the_safe_value_is_exempt_from_the_rate(autojump_clock: MockClock) -> None:
@@ -404,28 +406,55 @@ async def test_a_command_whose_answer_nobody_waits_for_is_on_record_and_counts_a
     autojump_clock: MockClock,
 ) -> None:
     setup = armed()
+    setup.gate.note(HEATER, 20.0)
     setup.rig.latency_s = 1.0
     with trio.move_on_after(0.5):
         await setup.send(HEATER, 600.0)
-    assert_nobody_knows(setup, "Cancelled")
+    assert_nobody_knows(setup, "nobody waited for the answer (Cancelled")
 
 
 async def test_a_command_on_which_its_driver_breaks_is_on_record_and_counts_as_given(
     autojump_clock: MockClock,
 ) -> None:
     setup = armed()
+    setup.gate.note(HEATER, 20.0)
     setup.rig.answer = ZeroDivisionError("a bug of the driver")
     with pytest.raises(ZeroDivisionError):
         await setup.send(HEATER, 600.0)
-    assert_nobody_knows(setup, "a bug of the driver")
+    assert_nobody_knows(setup, "its driver failed (ZeroDivisionError: a bug of the driver)")
+    assert "nobody waited" not in setup.bundle.of_kind("command.result")[0].message
 
 
 def assert_nobody_knows(setup: Setup, why: str) -> None:
     (result,) = setup.bundle.of_kind("command.result")
     assert result.severity == "error"
-    assert "nobody waited for the answer" in result.message
     assert why in result.message
-    assert [value for _, value in setup.gate.commanded(HEATER)] == [600.0]
+    assert setup.gate.commanded(HEATER) == [(20.0, math.inf), (600.0, math.inf)]
+
+
+async def test_of_many_values_that_may_have_arrived_the_outermost_count_until_one_does(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed()
+    setup.gate.note(HEATER, 20.0)
+    setup.rig.answer = LinkTimeoutError("no reply")
+    for value in (100.0, 60.0, 80.0, 40.0):
+        await setup.send(HEATER, value)
+    assert setup.gate.commanded(HEATER) == [(v, math.inf) for v in (20.0, 40.0, 100.0)]
+    setup.rig.answer = None
+    await setup.send(HEATER, 70.0)
+    now_s = trio.current_time()
+    before = [(v, now_s) for v in (20.0, 40.0, 100.0)]
+    assert setup.gate.commanded(HEATER) == [*before, (70.0, math.inf)]
+
+
+async def test_an_output_of_unknown_value_stays_unknown_by_a_command_that_may_not_have_arrived(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed()
+    setup.rig.answer = LinkTimeoutError("no reply")
+    await setup.send(HEATER, 600.0)
+    assert setup.gate.commanded(HEATER) == []
 
 
 @pytest.mark.parametrize(

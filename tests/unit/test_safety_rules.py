@@ -252,7 +252,7 @@ def output(commands: list[tuple[float, float]]) -> Watch:
 
 
 def test_a_turned_knob_is_raised_after_the_settle_time() -> None:
-    watch = output([(0.0, 20.0)])
+    watch = output([(20.0, math.inf)])
     assert not watch.see(10.0, 20.1, channel=SETPOINT.name)
     assert not watch.see(11.0, 300.0, channel=SETPOINT.name)
     assert not watch.look(15.9)
@@ -262,12 +262,20 @@ def test_a_turned_knob_is_raised_after_the_settle_time() -> None:
 
 
 def test_an_output_may_read_what_was_commanded_within_the_settle_time() -> None:
-    watch = output([(0.0, 20.0), (10.0, 400.0)])
+    watch = output([(20.0, 10.0), (400.0, math.inf)])
     for at_s in (10.5, 12.0, 14.9):
         assert not watch.see(at_s, 20.0, channel="heater.setpoint")
     for at_s in (15.1, 20.0):
         assert not watch.see(at_s, 20.0, channel="heater.setpoint")
     assert watch.look(20.1)
+
+
+def test_an_output_may_read_either_value_while_nobody_knows_whether_the_new_one_arrived() -> None:
+    watch = output([(20.0, math.inf), (400.0, math.inf)])
+    for at_s, value in ((10.0, 20.0), (30.0, 400.0), (50.0, 20.0), (60.0, 500.0)):
+        assert not watch.see(at_s, value, channel=SETPOINT.name)
+    assert watch.look(65.0)
+    assert "commanded was 20 or, not for certain, 400 (within 0.1)" in watch.words
 
 
 def test_an_output_that_was_never_commanded_is_not_judged() -> None:
@@ -277,7 +285,7 @@ def test_an_output_that_was_never_commanded_is_not_judged() -> None:
 
 
 def test_a_reading_that_is_no_value_neither_begins_nor_ends_a_disagreement() -> None:
-    watch = output([(0.0, 20.0)])
+    watch = output([(20.0, math.inf)])
     for at_s in (10.0, 16.0, 30.0):
         assert not watch.see(at_s, math.nan, Status.SENSOR_FAIL, channel=SETPOINT.name)
     watch.see(31.0, 300.0, channel=SETPOINT.name)
