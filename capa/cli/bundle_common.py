@@ -66,12 +66,21 @@ def complain(message: str) -> None:
 
 def outside_bundles(target: Path) -> Path:
     """Return a file that is to be written, unless it lies in a bundle: that would be altered."""
-    from capa.storage.manifest import MANIFEST_FILE
-
     for folder in target.absolute().resolve().parents:
-        if or_exit(lambda folder=folder: (folder / MANIFEST_FILE).exists()):  # type: ignore[misc]  # mypy can't see a lambda's default
+        if or_exit(lambda folder=folder: _is_bundle(folder)):  # type: ignore[misc]  # mypy can't see a lambda's default
             refuse(f"{target}: lies in a bundle, which would not verify any more; say --out FILE")
     return target
+
+
+def _is_bundle(folder: Path) -> bool:
+    """Whether this is a bundle, not a web project: those have a ``manifest.json`` as well."""
+    from capa.storage.inflight import EVENTS_FILE
+    from capa.storage.manifest import MANIFEST_FILE
+    from capa.storage.sums import SUMS_FILE
+
+    return (folder / MANIFEST_FILE).exists() and any(
+        (folder / name).exists() for name in (SUMS_FILE, EVENTS_FILE)
+    )
 
 
 def written(target: Path, write: Callable[[Path], _Result]) -> _Result:

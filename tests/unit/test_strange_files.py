@@ -134,6 +134,24 @@ def test_samples_that_cannot_be_read_are_told_and_do_not_spoil_a_query(
     assert told.endswith("n\n0\n")
 
 
+@pytest.mark.parametrize("gone", [None, "manifest.sha256", "events.sqlite"])
+def test_a_manifest_of_another_kind_is_no_bundle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gone: str | None
+) -> None:
+    path = unsealed_bundle(tmp_path / "runs")
+    assert finalize_bundle(path).sealed
+    project = tmp_path / "project"
+    (project / "deep").mkdir(parents=True)
+    (project / "manifest.json").write_text('{"name": "a web page"}')
+    monkeypatch.chdir(project / "deep")
+    if gone is not None:
+        (path / gone).unlink()
+    said("export", str(path), "--csv", "--out", "x.csv")
+    assert (project / "deep" / "x.csv").exists()
+    told = said("export", str(path), "--csv", "--out", str(path / "x.csv"), code=1)
+    assert "would not verify any more" in told
+
+
 def changed_samples(path: Path, name: str, column: pa.Array | None) -> None:
     """Take a column out of the samples, or put another one in its place."""
     file = path / "scalars.parquet"
