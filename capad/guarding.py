@@ -96,8 +96,8 @@ class GuardReport:
         return f"{at}: {', '.join(words) or 'there was nothing to make safe'}"
 
 
-def guard_report(directory: Path) -> GuardReport | None:
-    """Read what the guardian left; None if it left nothing that can be read."""
+def guard_report(directory: Path) -> tuple[GuardReport | None, str]:
+    """Read what the guardian left; and, where it left what can't be read, say why."""
     try:
         with (directory / VERDICTS_FILE).open("rb") as file:
             text = file.read(MAX_BYTES)
@@ -109,9 +109,11 @@ def guard_report(directory: Path) -> GuardReport | None:
             text=text,
         )
         str(report)
-        return report if _is_whole(report) else None
-    except (*_DAMAGED, RecursionError):
-        return None
+        return (report, "") if _is_whole(report) else (None, "damaged: something is missing")
+    except FileNotFoundError:
+        return None, ""
+    except (*_DAMAGED, RecursionError) as error:
+        return None, getattr(error, "strerror", None) or f"damaged: {type(error).__name__}"
 
 
 def _is_whole(report: GuardReport) -> bool:

@@ -19,7 +19,7 @@ from capa.storage.sums import SUMS_FILE
 from capad.aftermath import rungs_after
 from capad.guarding import GuardReport
 from capad.jobs import Job, JobState
-from capad.reports import Report, interrupted
+from capad.reports import NO_WORD, NOT_LAID_IN, Report, interrupted, unread_word
 from capad.spool_folders import SpoolFolders
 
 __all__ = ["recover"]
@@ -35,12 +35,14 @@ async def recover(
     runs_root: Path,
     *,
     guard: GuardReport | None,
+    unread: str = "",
     log: FilteringBoundLogger,
     sign_key: Path | None = None,
 ) -> list[Report]:
     """Seal the bundles of interrupted runs and settle their jobs; return the jobs' reports.
 
     ``guard`` is what the guardian last left: it goes into the bundles of the runs it came after.
+    ``unread`` says why that can't be read, if it is there and can't.
     With ``sign_key`` they are signed as any other. What a kill left of a bundle that was being
     made, or of one that was being removed, goes first.
 
@@ -49,6 +51,8 @@ async def recover(
     """
     if guard is not None:
         (log.info if guard.proven else log.error)("guard.verdicts", message=str(guard))
+    if unread:
+        log.error("guard.unreadable", message=f"what capad-guard left can't be read: {unread}")
     for words in await trio.to_thread.run_sync(clear_leftovers, runs_root):
         log.warning("runs.leftover", message=words)
     sealed: dict[Path, FinalizeResult] = {}
@@ -63,7 +67,7 @@ async def recover(
         if found is not None and found not in sealed:  # what is sealed already it verifies
             sealed[found] = await finalize_in_child(found, sign_key=sign_key)
         result = None if found is None else sealed[found]
-        report = await trio.to_thread.run_sync(_report, job, found, result, guard)
+        report = await trio.to_thread.run_sync(_report, job, found, result, guard, unread)
         await trio.to_thread.run_sync(_settle, folders, job, report)
         log.warning("job.interrupted", job=job.id, message=report.summary)
         reports.append(report)
@@ -113,11 +117,15 @@ def _lay_in_now(path: Path, guard: GuardReport) -> None:
         manifest = _manifest(path)
         if manifest is None or not _is_open(path, manifest):
             return
-        began = manifest.started_utc or manifest.created_utc
-        if began is not None and began <= guard.started_utc:
+        if _came_after(manifest, guard):
             write_atomically(path / GUARD_FILE, guard.text)
     finally:
         lock.release()
+
+
+def _came_after(manifest: Manifest, guard: GuardReport) -> bool:
+    began = manifest.started_utc or manifest.created_utc
+    return began is not None and began <= guard.started_utc
 
 
 def _is_open(path: Path, manifest: Manifest) -> bool:
@@ -150,7 +158,11 @@ def _bundle_of(job: Job, runs_root: Path) -> Path | None:
 
 
 def _report(
-    job: Job, path: Path | None, result: FinalizeResult | None, guard: GuardReport | None
+    job: Job,
+    path: Path | None,
+    result: FinalizeResult | None,
+    guard: GuardReport | None,
+    unread: str,
 ) -> Report:
     """Say what became of an interrupted job; only a bundle that verifies can say it was done."""
     if path is None or result is None:
@@ -164,10 +176,13 @@ def _report(
     detail = f"bundle {path}: {manifest.run_status}, {result.bundle_status}"
     if not result.sealed and result.detail:
         detail += f" ({shorten(result.detail, _LONGEST_WHY)})"
-    acted = guard if manifest.guard is not None else None
+    acted = guard if guard is not None and _came_after(manifest, guard) else None
     if acted is not None:
         detail += f"; {acted}"
-    return interrupted(job, detail, rungs_after(path, acted), guarded=acted is not None)
+    words = ""
+    if manifest.guard is None:
+        words = NOT_LAID_IN if acted else unread_word(unread) if unread else NO_WORD
+    return interrupted(job, detail, rungs_after(path, acted), guard=words)
 
 
 def _settle(folders: SpoolFolders, job: Job, report: Report) -> None:

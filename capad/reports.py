@@ -14,7 +14,16 @@ from capa.runtime.report import RunReport
 from capa.runtime.safe_state import Verdict
 from capad.jobs import Job, JobState, shown_name
 
-__all__ = ["Report", "before_arming", "interrupted", "of_run", "rejection"]
+__all__ = [
+    "NOT_LAID_IN",
+    "NO_WORD",
+    "Report",
+    "before_arming",
+    "interrupted",
+    "of_run",
+    "rejection",
+    "unread_word",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,21 +132,35 @@ def before_arming(job: Job, reason: str) -> Report:
 
 
 _NOT_AGAIN = "It is not run again by itself: drop the file again if it should be."
-_NO_GUARD = (
-    "capad-guard left no word after it: nobody proved the rig safe between the daemon's end and "
-    "this start, which drove every output to its safe value first (systemctl status capad)."
+_THIS_START = (
+    "This start tried to drive every output to its safe value before anything else; how each one "
+    "answered is in systemctl status capad and journalctl -u capad."
 )
+NO_WORD = (
+    "capad-guard left no word after it: nobody proved the rig safe between the daemon's end and "
+    f"this start. {_THIS_START}"
+)
+NOT_LAID_IN = "The record of capad-guard is not in the bundle; what it says stands above."
 
 
-def interrupted(
-    job: Job, detail: str, ladder: tuple[Rung, ...] = (), *, guarded: bool = True
-) -> Report:
-    """Report a job that was running when the daemon ended; ``guarded``: somebody acted after it."""
+def unread_word(why: str) -> str:
+    """Return what is to be said where the guardian left something that can't be read."""
+    return (
+        f"What capad-guard left can't be read ({why}): whether it made the rig safe between the "
+        f"daemon's end and this start is not known. {_THIS_START}"
+    )
+
+
+def interrupted(job: Job, detail: str, ladder: tuple[Rung, ...] = (), *, guard: str = "") -> Report:
+    """Report a job that was running when the daemon ended.
+
+    ``guard`` says what is wrong with the guardian's word; empty where it is in the bundle.
+    """
     return Report(
         job,
         JobState.FAILED,
         f"interrupted: the daemon ended while this ran; {detail}",
-        advice=(_NOT_AGAIN,) if guarded else (_NO_GUARD, _NOT_AGAIN),
+        advice=(guard, _NOT_AGAIN) if guard else (_NOT_AGAIN,),
         ladder=ladder,
     )
 

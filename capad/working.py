@@ -87,6 +87,8 @@ class Working:
                 service.stopping = "the spool is empty"
                 break
             await self._hold_if_asked(spool)
+            if service.abort:  # woken before anybody knew what waits: it is held all the same
+                continue
             got = await self._next(spool)
             if got is not None:
                 await self._conduct(spool, bench, *got)
@@ -105,11 +107,13 @@ class Working:
         while True:
             try:
                 await trio.to_thread.run_sync(service.folders.prepare)
-                guard = await trio.to_thread.run_sync(guard_report, service.settings.runtime.dir)
+                runtime = service.settings.runtime.dir
+                guard, unread = await trio.to_thread.run_sync(guard_report, runtime)
                 reports = await recover(
                     service.folders,
                     service.settings.runs.root,
                     guard=guard,
+                    unread=unread,
                     log=service.log,
                     sign_key=service.settings.runs.sign_key,
                 )

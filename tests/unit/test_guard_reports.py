@@ -19,7 +19,8 @@ GOOD: dict[str, Any] = {
 
 def test_what_the_guardian_wrote_is_read(tmp_path: Path) -> None:
     (tmp_path / "guard_verdicts.json").write_text(json.dumps(GOOD))
-    report = guard_report(tmp_path)
+    report, unread = guard_report(tmp_path)
+    assert unread == ""
     assert report is not None
     assert "no plan" in rungs_after(tmp_path, report)[-1].words
 
@@ -41,7 +42,9 @@ def test_a_damaged_record_is_none_and_raises_nothing(
     tmp_path: Path, change: dict[str, Any]
 ) -> None:
     (tmp_path / "guard_verdicts.json").write_text(json.dumps({**GOOD, **change}))
-    assert guard_report(tmp_path) is None
+    report, unread = guard_report(tmp_path)
+    assert report is None
+    assert unread.startswith("damaged: ")
 
 
 @pytest.mark.parametrize(
@@ -49,4 +52,10 @@ def test_a_damaged_record_is_none_and_raises_nothing(
 )
 def test_what_is_no_record_is_none(tmp_path: Path, text: str) -> None:
     (tmp_path / "guard_verdicts.json").write_text(text)
-    assert guard_report(tmp_path) is None
+    report, unread = guard_report(tmp_path)
+    assert report is None
+    assert unread.startswith("damaged: ")
+
+
+def test_a_guardian_that_left_nothing_has_left_nothing_unread(tmp_path: Path) -> None:
+    assert guard_report(tmp_path) == (None, "")

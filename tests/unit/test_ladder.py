@@ -216,7 +216,7 @@ def test_a_daemon_that_hung_is_told_from_its_last_event_to_the_guardians_proof(
     tmp_path: Path,
 ) -> None:
     bundle = left_behind(tmp_path, "watchdog")
-    guard = guard_report(tmp_path)
+    guard, _ = guard_report(tmp_path)
     assert guard is not None
     text = interrupted(JOB, "bundle x", rungs_after(bundle, guard)).as_text()
     told = [line.strip() for line in text.splitlines() if line.startswith("  14:")]
@@ -235,7 +235,7 @@ def test_a_bundle_whose_events_can_not_be_read_still_gets_the_guardians_word(
     bundle = left_behind(tmp_path, "signal")
     file = bundle / "events.sqlite"
     file.unlink() if text is None else file.write_bytes(text)
-    rungs = rungs_after(bundle, guard_report(tmp_path))
+    rungs = rungs_after(bundle, guard_report(tmp_path)[0])
     assert [rung.words for rung in rungs] == [
         "the daemon was killed (ABRT)",
         "capad-guard: heater.setpoint = 20: proven, read back 20",
@@ -251,7 +251,7 @@ def test_an_event_without_a_time_is_left_out_and_the_others_are_told(
         added = (time, "run.crashed", "altered")
         db.execute("insert into events (t_utc, kind, message) values (?, ?, ?)", added)
         db.execute("update events set t_utc = ? where kind = 'command.intent'", (time,))
-    words = [rung.words for rung in rungs_after(bundle, guard_report(tmp_path))]
+    words = [rung.words for rung in rungs_after(bundle, guard_report(tmp_path)[0])]
     assert words[:2] == ["SIGINT", "the daemon was killed (ABRT)"]
     assert not any("altered" in said for said in words)
 
@@ -261,6 +261,6 @@ def test_a_time_without_an_offset_is_utc(tmp_path: Path) -> None:
     naive = (AT + timedelta(seconds=62)).replace(tzinfo=None).isoformat()
     with closing(sqlite3.connect(bundle / "events.sqlite")) as db, db:
         db.execute("update events set t_utc = ? where kind = 'run.stop_requested'", (naive,))
-    rungs = rungs_after(bundle, guard_report(tmp_path))
+    rungs = rungs_after(bundle, guard_report(tmp_path)[0])
     assert [rung.at_utc for rung in rungs if rung.words == "SIGINT"] == [AT + timedelta(seconds=62)]
     assert "SIGINT" in interrupted(JOB, "bundle x", rungs).as_text()

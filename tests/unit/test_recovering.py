@@ -36,10 +36,12 @@ def spool(tmp_path: Path) -> SpoolFolders:
     return folders
 
 
-async def started(tmp_path: Path, guard: GuardReport | None = None) -> list[Report]:
+async def started(
+    tmp_path: Path, guard: GuardReport | None = None, unread: str = ""
+) -> list[Report]:
     """Do what a daemon does at its start, as far as bundles are concerned."""
-    log = structlog.get_logger()
-    return await recover(spool(tmp_path), tmp_path / "runs", guard=guard, log=log)
+    log, runs = structlog.get_logger(), tmp_path / "runs"
+    return await recover(spool(tmp_path), runs, guard=guard, unread=unread, log=log)
 
 
 def was_running(tmp_path: Path, run_id: str) -> None:
@@ -208,3 +210,51 @@ def test_the_owner_of_a_file_can_read_its_report_whoever_the_daemon_is() -> None
             texts = [(folders.path(job) / name).read_text() for name in ("report.txt", "job.json")]
             os._exit(0 if all(texts) else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize(
+    ("guard", "unread", "words"),
+    [
+        (None, "", "capad-guard left no word after it"),
+        (replace(GUARD, started_utc=datetime(2020, 1, 1, tzinfo=UTC)), "", "left no word after it"),
+        (None, "Permission denied", "left can't be read (Permission denied): whether it made"),
+    ],
+)
+async def test_what_is_not_known_of_the_guardian_is_not_claimed(
+    tmp_path: Path, guard: GuardReport | None, unread: str, words: str
+) -> None:
+    await crashed(tmp_path)
+    (report,) = await started(tmp_path, guard, unread)
+    text = report.as_text()
+    assert words in text
+    assert "This start tried to drive every output to its safe value" in text
+    assert "proven" not in text
+
+
+@pytest.mark.usefixtures("in_process")
+async def test_a_guardian_whose_record_can_not_be_laid_in_has_acted_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refused(_path: Path, _data: bytes) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(recovery, "write_atomically", refused)
+    await crashed(tmp_path)
+    guard = replace(GUARD, record={"verdicts": {"a": {"channel": "a", **PROVEN}}})
+    (report,) = await started(tmp_path, guard)
+    assert "a = 20 proven" in report.summary
+    text = report.as_text()
+    assert "left no word" not in text
+    assert "The record of capad-guard is not in the bundle" in text
+
+
+PROVEN = {"value": 20.0, "verdict": "proven", "detail": "20 read back"}
+
+
+async def crashed(tmp_path: Path) -> None:
+    """Leave a run that crashed, and its job, where a daemon that is killed leaves them."""
+    path = await trio.to_thread.run_sync(unsealed_bundle, tmp_path / "runs")
+    manifest = read_json(path)
+    (path / "manifest.json").write_text(json.dumps({**manifest, "run_status": "crashed"}))
+    was_running(tmp_path, path.name)
