@@ -36,7 +36,7 @@ bundle = typer.Typer(
     help="""Find, read, check and export what runs recorded.
 
 RUN is a bundle's folder, a run id, the beginning of one, or last. Runs are looked for in --runs,
-else in CAPA_RUNS, else in ./runs, else in /var/lib/capad/runs.""",
+else in CAPA_RUNS_ROOT or CAPA_RUNS, else in ./runs, else in /var/lib/capad/runs.""",
     no_args_is_help=True,
     rich_markup_mode=None,
 )

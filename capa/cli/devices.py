@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn, TypeVar
 
 import typer
 
+from capa.config.box import BOX_RUNTIME_DIR
+
 if TYPE_CHECKING:
     from capa.cli.devices_rig import Bench
 
@@ -32,7 +34,6 @@ _RuntimeDir = Annotated[
     Path,
     typer.Option("--runtime-dir", metavar="DIR", help="Where a daemon on this box has its lock."),
 ]
-_BOX = Path("/run/capad")
 
 
 def _at_least_nothing(value: float) -> float:
@@ -78,7 +79,7 @@ def check(
     profile: _Profile,
     twin: _Twin = False,
     as_json: _Json = False,
-    runtime_dir: _RuntimeDir = _BOX,
+    runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR,
 ) -> None:
     """Open every device, ask who it is, read it once, and compare with PROFILE.
 
@@ -105,7 +106,7 @@ def watch(
         ),
     ] = float("inf"),
     as_json: _Json = False,
-    runtime_dir: _RuntimeDir = _BOX,
+    runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR,
 ) -> None:
     """Show every channel's latest value, its age and its device's health, until Ctrl-C."""
     from capa.cli.devices_watch import watch_devices
@@ -130,7 +131,7 @@ def talk(
             callback=_at_least_nothing,
         ),
     ] = float("inf"),
-    runtime_dir: _RuntimeDir = _BOX,
+    runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR,
 ) -> None:
     """Poll DEVICE and print the frames as they pass: > sent, < received, = what it means."""
     from capa.cli.devices_talk import talk_to_device
@@ -151,7 +152,7 @@ def record(
     ],
     twin: _Twin = False,
     polls: Annotated[int, typer.Option("--polls", metavar="N", min=1, help="How many polls.")] = 10,
-    runtime_dir: _RuntimeDir = _BOX,
+    runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR,
 ) -> None:
     """Record what passes while DEVICE is opened and polled, as a transcript for tests.
 
@@ -219,7 +220,7 @@ def discover(
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask before anything is sent.")] = False,
     as_json: _Json = False,
-    runtime_dir: _RuntimeDir = _BOX,
+    runtime_dir: _RuntimeDir = BOX_RUNTIME_DIR,
 ) -> None:
     """Look for instruments on serial ports, by reads that change nothing, at all usual speeds.
 

@@ -207,8 +207,9 @@ def _profile_file(read: "ExperimentFile", file: Path, hardware: Path | None) -> 
 
 
 def _runs_root(runs: Path | None) -> Path:
-    named = os.environ.get("CAPA_RUNS_ROOT") or os.environ.get("CAPA_RUNS")
-    return (runs or Path(named or "runs")).absolute()
+    from capa.storage.find import named_runs
+
+    return (named_runs(runs) or Path("runs")).absolute()
 
 
 def _request(parts: "Parts", read: "ExperimentFile", file: Path) -> "RunRequest":

@@ -4,28 +4,27 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from capa.config.box import BOX_RUNS
 from capa.errors import BundleError
 from capa.storage.manifest import MANIFEST_FILE
 from capa.storage.removal import removed_runs
 
-__all__ = ["BOX_RUNS", "bundle_folders", "find_bundle", "runs_folder"]
+__all__ = ["bundle_folders", "find_bundle", "named_runs", "runs_folder"]
 
-BOX_RUNS = Path("/var/lib/capad/runs")
 LAST = "last"
 _SHOWN = 5
 
 
-def runs_folder(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
-    """Return the folder of the runs: as given, ``CAPA_RUNS``, ``./runs``, or the box's own.
+def named_runs(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return where somebody says that runs are: the option, ``CAPA_RUNS_ROOT``, ``CAPA_RUNS``."""
+    told = environ.get("CAPA_RUNS_ROOT") or environ.get("CAPA_RUNS")
+    return given or (Path(told) if told else None)
 
-    ``CAPA_RUNS_ROOT``, by which ``capa run`` goes, counts as well.
-    """
-    if given is not None:
-        return given
-    for name in ("CAPA_RUNS", "CAPA_RUNS_ROOT"):
-        if environ.get(name):
-            return Path(environ[name])
-    return Path("runs") if Path("runs").is_dir() else BOX_RUNS
+
+def runs_folder(given: Path | None, environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder to read runs from: the one that is named, ``./runs``, or the box's own."""
+    named = named_runs(given, environ)
+    return named or (Path("runs") if Path("runs").is_dir() else BOX_RUNS)
 
 
 def bundle_folders(runs_root: Path) -> list[Path]:
@@ -39,7 +38,7 @@ def bundle_folders(runs_root: Path) -> list[Path]:
     except OSError as error:
         raise BundleError(
             f"{runs_root}: the runs can't be read: {error.strerror}; say where they are with"
-            f" --runs DIR or CAPA_RUNS"
+            f" --runs DIR or CAPA_RUNS_ROOT"
         ) from error
     shown = [folder for folder in folders if not folder.name.startswith(".")]
     return [folder for folder in shown if _is_bundle(folder)]
