@@ -1,7 +1,6 @@
 """The spool as it lives: watching, claiming, checking, queueing, and what stands in its way."""
 
 import errno
-import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -21,12 +20,20 @@ from capad.reports import Report, rejection
 from capad.settings import SpoolSettings
 from capad.settling import Settling, Stamp
 from capad.spool_folders import SpoolFolders
+from capad.troubles import Troubles
 from capad.turns import ClockWatch, boot_s, due, first_ready, waits_text
 from capad.watching import watch
 
 __all__ = ["Preparer", "Spool"]
 
 _FINISH_TRIES_WHEN_STOPPING = 3
+_RESCANS_TO_GIVE_UP = 2
+"""What still is tried has been tried again by then."""
+_LOOK = "incoming/ can't be read"
+_TAKE_UP = "the queue can't be read"
+_MOVE = "a job can't be moved out of active/"
+_SAVE = "job.json can't be written"
+_HOLD = "the hold can't be written; the queue is held all the same"
 
 
 class Preparer(Protocol):
@@ -80,11 +87,16 @@ class Spool:
         self._rechecking = False
         self._left_behind = True
         self.changed = Pulse()
-        self.trouble: str | None = None
+        self._troubles = Troubles(folders.root, log)
         self.beat_at_s = trio.current_time()
         self.scanned = trio.Event()
         self.started = False
         self.incoming = 0
+
+    @property
+    def trouble(self) -> str | None:
+        """What the disk refuses just now; None when it takes everything."""
+        return self._troubles.words
 
     @property
     def queued(self) -> tuple[Job, ...]:
@@ -172,11 +184,13 @@ class Spool:
                 moved = await trio.to_thread.run_sync(act)
             except OSError as error:
                 tries += 1
-                self.in_trouble(error, "a job can't be moved out of active/")
+                self.in_trouble(error, _MOVE)
                 if stopping() and tries >= _FINISH_TRIES_WHEN_STOPPING:
                     return None
                 await trio.sleep(min(1.0, self._settings.rescan_s))
             else:
+                self._troubles.end(_MOVE)
+                self._troubles.end(_SAVE)  # the move is in it, and what stood there before
                 self.changed.set()
                 return moved
 
@@ -216,45 +230,50 @@ class Spool:
         try:
             seen, hold = await trio.to_thread.run_sync(self._look)
         except OSError as error:
-            self.in_trouble(error, "incoming/ can't be read")
+            self.in_trouble(error, _LOOK)
             return
+        self._troubles.end(_LOOK)
         await self._see_hold(hold)
         await self._look_at_clock()
         self._settling.look(seen, trio.current_time())
-        trouble = await self._take_up() if self._left_behind else None
+        if self._left_behind:
+            await self._take_up()
         for name, stamp in self._settling.due(trio.current_time()):
-            trouble = await self._take(name, stamp) or trouble
+            await self._take(name, stamp)
         self.incoming = len(self._settling)
         if self._rechecking:
             await self._recheck()
-        if trouble is None and not self._settling.due(trio.current_time()):
-            await self._see_it_mended()
+        await self._forget_given_up()
 
-    async def _see_it_mended(self) -> None:
-        """Take the trouble back, once the disk takes a file again: a look alone needs no room."""
-        if self.trouble is None:
+    async def _forget_given_up(self) -> None:
+        """Take back what nobody tries any more (its file is gone), once the disk takes a file."""
+        given_up = self._troubles.given_up(_RESCANS_TO_GIVE_UP * self._settings.rescan_s)
+        if not given_up:
             return
         try:
             await trio.to_thread.run_sync(self._folders.try_disk)
         except OSError as error:
             self._log.debug("spool.still_in_trouble", message=str(error))
-        else:
-            self.trouble = None
+            return
+        for what in given_up:
+            self._troubles.end(what)
 
     def _look(self) -> tuple[dict[str, Stamp], str | None]:
         return self._folders.look(), self._hold.read()
 
-    async def _take(self, name: str, stamp: Stamp) -> str | None:
-        """Claim and check one file; what went wrong with the disk is returned as a message."""
+    async def _take(self, name: str, stamp: Stamp) -> None:
+        """Claim and check one file."""
+        what = f"{shown_name(name)} can't be moved to queued/"
         try:
             taken = await trio.to_thread.run_sync(self._claim_and_check, name, stamp)
         except OSError as error:
             self._left_behind = True
-            return self.in_trouble(error, f"{shown_name(name)} can't be moved to queued/")
+            self.in_trouble(error, what)
+            return
+        self._troubles.end(what)
         self._settling.forget(name)
         if taken is not None:
             self._admit(taken)
-        return None
 
     def _claim_and_check(self, name: str, stamp: Stamp) -> _Taken | None:
         job = self._folders.claim(name, stamp)
@@ -291,16 +310,17 @@ class Spool:
             self._on_rejected(taken.job, taken.report)
         self.changed.set()
 
-    async def _take_up(self) -> str | None:
+    async def _take_up(self) -> None:
         """Take up what a kill or the disk left behind: half-claimed files, jobs not checked yet."""
         try:
             jobs = await trio.to_thread.run_sync(self._queued_on_disk)
         except OSError as error:
-            return self.in_trouble(error, "the queue can't be read")
+            self.in_trouble(error, _TAKE_UP)
+            return
+        self._troubles.end(_TAKE_UP)
         self._left_behind = False
         known = {job.id for job in self.queued}
         await self._check_all([job for job in jobs if job.id not in known])
-        return self.trouble if self._left_behind else None
 
     def _queued_on_disk(self) -> list[Job]:
         self._folders.complete_staged()
@@ -315,23 +335,28 @@ class Spool:
 
     async def _check_all(self, jobs: list[Job]) -> None:
         for job in jobs:
+            what = f"job {job.id} can't be read; it is left in queued/"
             try:
                 self._admit(await trio.to_thread.run_sync(self._check, job))
             except OSError as error:
                 self._left_behind = True
-                self.in_trouble(error, f"job {job.id} can't be read; it is left in queued/")
+                self.in_trouble(error, what)
+            else:
+                self._troubles.end(what)
 
     # --- moves -----------------------------------------------------------------------------------
 
     async def _activate(self, job: Job) -> Job | None:
+        what, active = f"job {job.id} can't be started", None
         try:
-            return await trio.to_thread.run_sync(self._start, job)
+            active = await trio.to_thread.run_sync(self._start, job)
         except FileNotFoundError:
             self._log.warning("job.gone", job=job.id, message="removed from queued/ by hand")
         except OSError as error:
-            self.in_trouble(error, f"job {job.id} can't be started")
+            self.in_trouble(error, what)
             raise
-        return None
+        self._troubles.end(what)
+        return active
 
     def _start(self, job: Job) -> Job:
         return self._folders.found_in(job, JobState.ACTIVE) or self._folders.move(
@@ -362,10 +387,12 @@ class Spool:
 
     async def _blocking(self, act: Callable[[], Job]) -> Job | None:
         try:
-            return await trio.to_thread.run_sync(act)
+            saved = await trio.to_thread.run_sync(act)
         except OSError as error:
-            self.in_trouble(error, "job.json can't be written")
+            self.in_trouble(error, _SAVE)
             return None
+        self._troubles.end(_SAVE)
+        return saved
 
     # --- holding and trouble ---------------------------------------------------------------------
 
@@ -379,8 +406,9 @@ class Spool:
         try:
             await trio.to_thread.run_sync(self._hold.write)
         except OSError as error:
-            self.in_trouble(error, "the hold can't be written; the queue is held all the same")
+            self.in_trouble(error, _HOLD)
         else:
+            self._troubles.end(_HOLD)
             self._log.warning("queue.held", reason=self.held)
 
     async def _look_at_clock(self) -> None:
@@ -397,26 +425,14 @@ class Spool:
                 " time: look at date, then release the queue"
             )
 
-    def in_trouble(self, error: OSError, what: str) -> str:
+    def in_trouble(self, error: OSError, what: str) -> None:
         """Say once what is wrong with the disk; it stays in the status until it is mended."""
-        why = {
-            errno.EROFS: "the file system is read-only",
-            errno.ENOSPC: "the disk is full",
-            errno.EDQUOT: "the quota is used up",
-            errno.EACCES: "the daemon lacks the permission",
-            errno.EPERM: "the daemon lacks the permission",
-            errno.EXDEV: "the spool's folders must lie on one file system",
-        }.get(error.errno or 0, error.strerror or str(error))
-        if error.filename and not Path(os.fsdecode(error.filename)).is_relative_to(
-            self._folders.root
-        ):
-            why = f"{shown_name(os.fsdecode(error.filename))}: {why}"
-        message = f"spool {self._folders.root}: {what}: {why}; tried again until it is mended"
-        if message != self.trouble:
-            self._log.error("spool.trouble", message=message)
-        self.trouble = message
+        self._troubles.begin(what, error)
         self.changed.set()
-        return message
+
+    def mended(self, what: str) -> None:
+        """Take back a trouble: what could not be done is done."""
+        self._troubles.end(what)
 
     # --- waking up -------------------------------------------------------------------------------
 

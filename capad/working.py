@@ -22,6 +22,7 @@ __all__ = ["Working"]
 
 ABORTED, NOT_VERIFIED = 1, 3
 _RIG_CODES = frozenset({"rig.device_silent", "rig.tripped", "rig.alarm", "rig.safe_state_kept"})
+_FOLDERS = "its folders can't be used"
 _DISK_CODES = frozenset({"bundle.open_failed"})
 
 
@@ -118,9 +119,10 @@ class Working:
                     sign_key=service.settings.runs.sign_key,
                 )
             except OSError as error:
-                spool.in_trouble(error, "its folders can't be used")
+                spool.in_trouble(error, _FOLDERS)
                 await trio.sleep(service.settings.spool.rescan_s)
             else:
+                spool.mended(_FOLDERS)
                 break
         for report in reports:
             service.console.report(report)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import structlog
 import trio
+from structlog.testing import capture_logs
 from trio.testing import MockClock
 
 from capa.config.experiment import ExperimentConfig
@@ -204,6 +205,7 @@ async def test_a_full_disk_stays_in_the_status_until_it_takes_files_again(
     said = spool.trouble or ""
     assert "can't be started: the disk is full" in said
     for _ in range(3):  # a look at incoming/ alone needs no room, and proves nothing
+        await trio.sleep(20)
         await spool._round()
         assert spool.trouble == said
     full = False
@@ -211,6 +213,73 @@ async def test_a_full_disk_stays_in_the_status_until_it_takes_files_again(
     assert spool.trouble is None
     assert [path.name for path in (tmp_path / "spool" / "queued").iterdir()] == [spool.queued[0].id]
     assert await next_name(spool) == "0"
+
+
+class Denied:
+    """An operation of the folders that fails for want of a permission while it is ``on``."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+        self.on = True
+        honest = getattr(SpoolFolders, name)
+
+        def act(folders: SpoolFolders, *given: object) -> object:
+            if self.on:
+                raise PermissionError(errno.EACCES, "Permission denied")
+            return honest(folders, *given)
+
+        monkeypatch.setattr(SpoolFolders, name, act)
+
+
+@pytest.mark.parametrize("denied", ["move", "content", "claim"])
+async def test_a_trouble_is_told_of_once_and_lasts_until_what_failed_is_done(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, denied: str
+) -> None:
+    spool = await filled(tmp_path, "0 -", "0 -")
+    job, _ = await spool.next(lambda: False)
+    refused = Denied(monkeypatch, denied)
+
+    async def fail() -> None:
+        if denied == "move":  # done/ is not to be written to, and all else is
+            report = before_arming(job, "stopped")
+            await spool.finish(job, JobState.FAILED, report, stopping=lambda: False)
+        elif denied == "content":
+            spool.use(Accepts())
+        else:
+            (tmp_path / "spool" / "incoming" / "7.experiment.toml").write_text("0 -")
+
+    with capture_logs() as said:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(spool.run)
+            nursery.start_soon(fail)
+            await trio.sleep(2)
+            seen = set()
+            for _ in range(200):
+                await trio.sleep(0.25)
+                seen.add(spool.trouble)
+            refused.on = False
+            await trio.sleep(6)
+            assert spool.trouble is None
+            nursery.cancel_scope.cancel()
+    (words,) = seen
+    assert "the daemon lacks the permission" in (words or "")
+    assert [entry["message"] for entry in said if entry["event"] == "spool.trouble"] == [words]
+
+
+async def test_the_trouble_with_a_file_that_is_gone_is_over(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await filled(tmp_path)
+    Denied(monkeypatch, "claim")
+    file = tmp_path / "spool" / "incoming" / "7.experiment.toml"
+    file.write_text("0 -")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.run)
+        await trio.sleep(10)
+        assert "7.experiment.toml can't be moved" in (spool.trouble or "")
+        file.unlink()
+        await trio.sleep(20)
+        assert spool.trouble is None
+        nursery.cancel_scope.cancel()
 
 
 async def test_where_nothing_tells_of_a_dropped_file_it_is_found_by_looking(
