@@ -28,6 +28,8 @@ _UNFINISHED = ("open", "finalizing")
 _NEWEST = 50
 """Bundles looked at for the one of a job that does not name it."""
 _LONGEST_WHY = 300
+_A_LOOK_S = 0.2
+"""For how long ``capa bundle show`` may have a bundle in hand, amply."""
 
 
 async def recover(
@@ -111,7 +113,7 @@ async def _lay_in(path: Path, guard: GuardReport, log: FilteringBoundLogger) -> 
 def _lay_in_now(path: Path, guard: GuardReport) -> None:
     """Write the record, unless the list of the bundle's files is made: it would be a stranger."""
     lock = FolderLock(path)
-    if not lock.acquire():
+    if not lock.acquire_within(_A_LOOK_S):
         return  # it is recorded, or sealed, just now
     try:
         manifest = _manifest(path)

@@ -10,6 +10,7 @@ from capa.cli.bundle_common import printable
 from capa.errors import BundleError
 from capa.storage.catalog import RunRow
 from capa.storage.ended import left_as, outcome_of, unknown_end
+from capa.storage.lock import is_held
 from capa.storage.open import Bundle, RecordedEvent
 from capa.storage.removal import Removed
 from capa.storage.retention import pin_file
@@ -214,9 +215,21 @@ def _notes(bundle: Bundle) -> list[str]:
         lost.append(f"{recorder.samples_dropped + recorder.samples_lost} samples were not recorded")
     if recorder is not None and recorder.events_lost:
         lost.append(f"{recorder.events_lost} events were not recorded")
-    if manifest.bundle_status != "sealed":
-        lost.append(f"not sealed: capa bundle finalize {manifest.run_id}")
-    return [*problems, *manifest.finalize_notes, *lost]
+    return [*problems, *manifest.finalize_notes, *lost, *_unsealed(bundle)]
+
+
+def _unsealed(bundle: Bundle) -> list[str]:
+    """Say why it is not sealed, and what to do: nothing, while somebody is at it."""
+    manifest, name = bundle.manifest, bundle.path.resolve().name
+    if manifest.bundle_status == "sealed":
+        return []
+    if manifest.bundle_status == "verification_failed":
+        return [f"does not verify: capa bundle verify {name}"]
+    if not is_held(bundle.path):
+        return [f"not sealed: capa bundle finalize {name}"]
+    if manifest.run_status == "running":
+        return [f"it is being recorded: capa bundle events {name} --follow"]
+    return ["it is being sealed just now"]
 
 
 def _section(title: str, lines: Sequence[str]) -> list[str]:

@@ -145,8 +145,13 @@ class BundleWriter:
         ).merged(manifest)
         path = runs_root / run_id
         try:
-            make_folder(path, files, started)
-            return cls._open(path, clock, started, channels, channel_info or {}, threaded=threaded)
+            lock = make_folder(path, files, started)
+            try:
+                told = channel_info or {}
+                return cls._open(path, lock, clock, started, channels, told, threaded=threaded)
+            except BaseException:
+                lock.release()
+                raise
         except (OSError, sqlite3.Error) as error:
             raise BundleError(
                 f"{path}: cannot open a bundle here: {error}; check space and permissions"
@@ -156,6 +161,7 @@ class BundleWriter:
     def _open(
         cls,
         path: Path,
+        lock: FolderLock,
         clock: RunClock,
         manifest: Manifest,
         channels: Mapping[str, str],
@@ -163,9 +169,6 @@ class BundleWriter:
         *,
         threaded: bool,
     ) -> Self:
-        lock = FolderLock(path)
-        if not lock.acquire():
-            raise BundleError(f"{path}: another process has this bundle in hand")
         waiters = Waiters()
         syncer = _syncer(path) if threaded else None
         meta = {

@@ -27,8 +27,10 @@ _UNBORN = ".new"
 _RUN_ID = r"\d{8}-\d{6}-[0-9a-f]{4}"
 
 
-def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> None:
+def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> FolderLock:
     """Make the folder under another name and rename it, so that it is there whole or not at all.
+
+    Returns the lock on it, held: at no moment may another take it for one that nobody records.
 
     Raises:
         BundleError: there is one of this name, or somebody took it for a leftover; try again.
@@ -48,12 +50,12 @@ def make_folder(path: Path, files: Mapping[str, str], manifest: Manifest) -> Non
         _keep_reserve(building)
         write_manifest(building, manifest)
         building.rename(path)
+        fsync_dir(path.parent)
     except BaseException:
         shutil.rmtree(building, ignore_errors=True)
-        raise
-    finally:
         lock.release()
-    fsync_dir(path.parent)
+        raise
+    return lock
 
 
 def _held(building: Path) -> FolderLock:

@@ -2,9 +2,12 @@
 
 import fcntl
 import os
+import time
 from pathlib import Path
 
-__all__ = ["FolderLock"]
+__all__ = ["FolderLock", "is_held"]
+
+_AGAIN_S = 0.05
 
 
 class FolderLock:
@@ -36,8 +39,36 @@ class FolderLock:
         self._descriptor = descriptor
         return True
 
+    def acquire_within(self, timeout_s: float) -> bool:
+        """Take the lock, waiting for it at most so long; False when it is still held then.
+
+        Raises:
+            OSError: as ``acquire``.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        while not self.acquire():
+            if time.monotonic() >= deadline_s:
+                return False
+            time.sleep(_AGAIN_S)
+        return True
+
     def release(self) -> None:
         """Give it back; nothing happens when it is not held."""
         if self._descriptor is not None:
             os.close(self._descriptor)
             self._descriptor = None
+
+
+def is_held(path: Path) -> bool:
+    """Whether somebody has a folder in hand just now; False where that can't be found out."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return isinstance(error, BlockingIOError)
+    finally:
+        os.close(descriptor)  # and with it the lock, after an instant
+    return False

@@ -6,7 +6,6 @@ before what replaces it has been written, fsynced and read back.
 """
 
 import sqlite3
-import time
 from pathlib import Path
 
 import pyarrow as pa
@@ -72,7 +71,7 @@ def finalize_bundle(
         return FinalizeResult("finalizing", f"{path}: {error.strerror}; check its permissions")
     lock = FolderLock(path)
     try:
-        if not _acquire(lock, lock_timeout_s):
+        if not lock.acquire_within(lock_timeout_s):
             return FinalizeResult("open", f"{path}: somebody else has this bundle in hand")
         return _finalize(path, sign_key)
     except NewerFormatError as error:
@@ -81,15 +80,6 @@ def finalize_bundle(
         return FinalizeResult("finalizing", f"{path}: {type(error).__name__}: {error}")
     finally:
         lock.release()
-
-
-def _acquire(lock: FolderLock, timeout_s: float) -> bool:
-    deadline_s = time.monotonic() + timeout_s
-    while not lock.acquire():
-        if time.monotonic() >= deadline_s:
-            return False
-        time.sleep(0.05)
-    return True
 
 
 def _finalize(path: Path, sign_key: Path | None) -> FinalizeResult:

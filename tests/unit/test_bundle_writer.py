@@ -20,6 +20,7 @@ from capa.storage import bundle, folder
 from capa.storage.bundle import BundleWriter, new_run_id
 from capa.storage.events import metadata_json
 from capa.storage.inflight import EventRow, EventStore
+from capa.storage.lock import is_held
 from capa.storage.manifest import read_manifest
 from capa.storage.memory import MemoryBundleWriter
 from capa.storage.recorder import Recorder
@@ -217,6 +218,23 @@ def test_a_bundle_that_cannot_be_begun_leaves_no_folder(
     with pytest.raises(BundleError, match="No space left on device"):
         new_writer(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+async def test_a_bundle_is_in_hand_from_the_moment_that_it_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a daemon that starts just then seals what capa run is about to record."""
+    held: list[bool] = []
+
+    def looked(parent: Path) -> None:
+        held.extend(is_held(path) for path in parent.iterdir())
+
+    monkeypatch.setattr(folder, "fsync_dir", looked)
+    writer = new_writer(tmp_path)
+    assert held == [True]
+    assert is_held(writer.path)
+    await close(writer)
+    assert not is_held(writer.path)
 
 
 async def test_what_a_plugin_puts_into_metadata_never_loses_an_event(tmp_path: Path) -> None:

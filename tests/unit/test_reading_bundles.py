@@ -20,6 +20,7 @@ from capa.errors import BundleError
 from capa.storage import open_bundle
 from capa.storage.catalog import CATALOG_FILE, Filter, catalogued
 from capa.storage.find import find_bundle, runs_folder
+from capa.storage.lock import FolderLock
 from capa.storage.seal import finalize_bundle
 from capa.storage.tables import wide
 from tests.support.bundles import new_writer, say
@@ -248,6 +249,28 @@ def test_the_page_of_a_run_that_is_going_on_says_so(runs: Path) -> None:
     assert "RUNNING, bundle open (" not in page
     assert "it has not ended" in page
     assert f"capa bundle finalize {IDS[2]}" in page
+
+
+def test_the_page_of_a_run_that_is_recorded_says_how_to_follow_it(runs: Path) -> None:
+    lock = FolderLock(runs / IDS[2])
+    assert lock.acquire()
+    try:
+        page = said("show", "last", "--runs", str(runs))
+    finally:
+        lock.release()
+    assert f"it is being recorded: capa bundle events {IDS[2]} --follow" in page
+    assert "finalize" not in page
+
+
+def test_the_page_of_a_run_that_is_being_sealed_says_so(tmp_path: Path) -> None:
+    lock = FolderLock(record(tmp_path / "runs", IDS[0]))
+    assert lock.acquire()
+    try:
+        page = said("show", IDS[0], "--runs", str(tmp_path / "runs"))
+    finally:
+        lock.release()
+    assert "it is being sealed just now" in page
+    assert "capa bundle finalize" not in page
 
 
 def test_verify_names_each_bundle_that_is_not_whole_and_exits_with_3(runs: Path) -> None:

@@ -13,6 +13,7 @@ import structlog
 import trio
 
 from capa.storage.finalize import FinalizeResult
+from capa.storage.lock import FolderLock
 from capa.storage.manifest import read_manifest
 from capa.storage.removal import remove_bundle, removed_runs
 from capa.storage.seal import finalize_bundle
@@ -64,7 +65,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seal without a child, which costs half a second; others here have one."""
 
     async def here(path: Path, *, sign_key: Path | None = None) -> FinalizeResult:
-        return await trio.to_thread.run_sync(lambda: finalize_bundle(path, sign_key=sign_key))
+        return await trio.to_thread.run_sync(
+            lambda: finalize_bundle(path, sign_key=sign_key, lock_timeout_s=0)
+        )
 
     monkeypatch.setattr(recovery, "finalize_in_child", here)
 
@@ -92,6 +95,23 @@ async def test_nothing_is_laid_into_a_bundle_that_was_sealed_and_altered(tmp_pat
     (path / "manifest.json").write_text(json.dumps(manifest))
     before = contents(path)
     await started(tmp_path, GUARD)
+    assert contents(path) == before
+
+
+@pytest.mark.usefixtures("in_process")
+async def test_nothing_is_laid_into_a_bundle_that_is_being_recorded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By capa run, beside a daemon that starts."""
+    path = await trio.to_thread.run_sync(unsealed_bundle, tmp_path / "runs")
+    monkeypatch.setattr(recovery, "_A_LOOK_S", 0)
+    before = contents(path)
+    lock = FolderLock(path)
+    assert lock.acquire()
+    try:
+        await started(tmp_path, GUARD)
+    finally:
+        lock.release()
     assert contents(path) == before
 
 

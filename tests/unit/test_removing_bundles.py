@@ -384,8 +384,11 @@ def test_a_bundle_that_is_cleared_away_before_it_is_in_hand_is_not_made(
             make_folder(
                 tmp_path / "20261120-131500-00aa", {}, Manifest(run_id="20261120-131500-00aa")
             )
-    for lock in daemon:
-        lock.release()
+    for held in daemon:
+        held.release()
     clear_leftovers(tmp_path)
-    make_folder(tmp_path / "20261120-131500-00aa", {}, Manifest(run_id="20261120-131500-00aa"))
+    lock = make_folder(
+        tmp_path / "20261120-131500-00aa", {}, Manifest(run_id="20261120-131500-00aa")
+    )
+    lock.release()
     assert [entry.name for entry in tmp_path.iterdir()] == ["20261120-131500-00aa"]
