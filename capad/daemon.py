@@ -73,10 +73,11 @@ class Daemon:
             for lock in locks:
                 await trio.to_thread.run_sync(lock.acquire)
                 nursery.start_soon(lock.keep)
-            await trio.to_thread.run_sync(self._clear_leftovers)
             await service.safety.load()
             nursery.start_soon(service.safety.run)
             nursery.start_soon(self._housekeeping().run)
+            if await self._opening.take():
+                await trio.to_thread.run_sync(self._clear_leftovers)
             while not service.stopping:
                 await self._serve(nursery, parts)
                 parts = self._next_parts or parts
@@ -87,7 +88,10 @@ class Daemon:
         return service.code if service.options.once else 0
 
     def _clear_leftovers(self) -> None:
-        """Delete what a killed daemon left half-written beside trips.json and safe_stages.json."""
+        """Delete what was left half-written beside trips.json and safe_stages.json.
+
+        Only once the rig is taken: until then ``capa run`` writes there, too.
+        """
         settings = self._service.settings
         for folder in (settings.spool.root.parent, settings.runtime.dir / "twin"):
             clear_temporaries(folder)

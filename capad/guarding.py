@@ -26,7 +26,7 @@ _DAMAGED = (ArithmeticError, AttributeError, LookupError, OSError, TypeError, Va
 
 
 class Guarding:
-    """One runtime directory, held from the first ``prepare`` until the process ends.
+    """One runtime directory, held from ``take`` until the process ends.
 
     ``trouble`` says in words why the guardian could not act; None while it could. ``lacking``
     are the outputs that it can't drive.
@@ -38,6 +38,19 @@ class Guarding:
         self._lock = RigLock(directory)
         self.trouble: str | None = None
         self.lacking: tuple[str, ...] = ()
+
+    def take(self) -> str:
+        """Take the rig's lock; return who drives the rig instead, in words. Blocks for a moment.
+
+        A folder that can't be used is nobody's: ``prepare`` says it.
+        """
+        try:
+            self._lock.acquire()
+        except RigBusyError as error:
+            return str(error).partition(";")[0]  # what comes then is how to end a daemon
+        except OSError:
+            return ""
+        return ""
 
     def prepare(self, parts: Parts, *, simulated: bool) -> tuple[str, ...]:
         """Compile and write the plan of a profile; blocks. Returns what it can't cover, in words.

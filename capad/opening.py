@@ -22,6 +22,7 @@ from capad.wiring import Parts, load_parts, make_conductor, open_parts
 __all__ = ["CRASHED", "Opening"]
 
 CRASHED = 2
+_BUSY_RETRY_S = 1.0
 _DEVICE_BEAT_S = 5.0
 _RECORDER_BEAT_S = 15.0
 """Longer than the conductor's own patience with the recorder, so that it can act first."""
@@ -41,6 +42,29 @@ class Opening:
         self._service = service
         self._terminate = terminate
         self._said: dict[str, str] = {}
+
+    async def take(self) -> bool:
+        """Wait until no other program drives the rig; False when told to end before that.
+
+        Nothing is sent to it meanwhile: the safe state that a start drives would end a run of
+        ``capa run``. For one shot nobody waits.
+        """
+        service = self._service
+        while not service.stopping:
+            words = await trio.to_thread.run_sync(service.guarding.take)
+            if not words:
+                return True
+            text = f"waiting for the rig: {words}"
+            if service.options.once:
+                service.code = CRASHED
+                self._terminate(words)
+                return False
+            if service.doing != text:
+                service.enter("STARTING", text)
+                service.warn("rig.busy", text)
+            with trio.move_on_after(_BUSY_RETRY_S) as service.idle:
+                await trio.sleep_forever()
+        return False
 
     @asynccontextmanager
     async def opened(self, parts: Parts) -> AsyncIterator[Bench]:

@@ -10,15 +10,19 @@ from pathlib import Path
 
 import pytest
 
+from capa.runtime.rig_lock import RigLock
+from capa.runtime.trips import Trips, TripStore
 from capad.guard import plan_in
 from tests.support.daemon_process import (
     DEMO_PROFILE,
     REPOSITORY,
+    Daemon,
     Twin,
     method_toml,
     running_daemon,
     running_twin,
 )
+from tests.support.engine import quiet_log
 from tests.support.polling import eventually
 
 SERIAL = """\
@@ -121,6 +125,30 @@ def test_the_plan_is_written_anew_when_the_profile_is_read_again(
             return bool(written["value"] == 21.0)
 
         eventually(value, "the new plan", say=daemon.log)
+
+
+def test_a_rig_that_capa_run_drives_is_left_alone_until_it_is_free(
+    tmp_path: Path, twin: Twin
+) -> None:
+    wire, lock = twin.folder / "wire.jsonl", RigLock(tmp_path / "run")
+    lock.acquire()
+    heard = wire.stat().st_size
+    half_written = tmp_path / ".trips.json.0badcafe.capa-tmp"  # by capa run, just now
+    half_written.touch()
+
+    def waits(daemon: Daemon) -> None:
+        daemon.wait_status("waiting for the rig: another program drives this rig")
+        assert wire.stat().st_size == heard
+        assert half_written.exists()
+        trips = Trips(log=quiet_log())
+        trips.latch("heater.pv", "too hot")
+        trips.save(TripStore(tmp_path))
+        lock.release()
+
+    with running_daemon(tmp_path, twin.profile, early=waits) as daemon:
+        daemon.wait_status("too hot")
+        assert wire.stat().st_size > heard
+        assert not half_written.exists()
 
 
 def test_without_a_plan_for_the_guardian_nothing_is_armed(tmp_path: Path, twin: Twin) -> None:

@@ -1,5 +1,6 @@
 """What the daemon does with an open rig: what it says of alarms, and how later stages end."""
 
+import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +13,7 @@ from capa.runtime.moments import moment_now
 from capa.runtime.rig_lock import RigLock
 from capa.runtime.stage_store import Pending
 from capa.runtime.trips import Trips, TripStore
+from capad.service import Options
 from capad.settings import SafetySettings
 from tests.support.box import Box, box
 from tests.support.cooling import HEAT_OFF, PURGE_OFF
@@ -39,7 +41,7 @@ async def test_an_alarm_is_said_when_it_is_raised_and_when_it_is_over(
         one.watched.twins.plant.set("furnace.temperature_degC", 100.0)
         await until(lambda: not one.watched.monitor.raised)
         raised, cleared = one.said.splitlines()
-        assert raised.endswith("degC: alarm at > 450")
+        assert raised.endswith("degC: alarm at > 450 degC")
         assert cleared == f"cleared: {raised}"
 
 
@@ -171,3 +173,47 @@ async def test_what_capa_run_latched_before_it_gave_the_rig_up_is_latched_here_t
         assert one.service.guarding.trouble is None
         assert one.service.safety.trips.text == "too hot"
         assert one.service.blocked()
+
+
+async def test_a_rig_that_another_program_drives_is_waited_for_by_name(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    monkeypatch.setattr("capa.runtime.rig_lock.PATIENCE_S", 0.0)
+    foreground, taken = RigLock(tmp_path / "run"), list[bool]()
+    foreground.acquire()
+
+    async with box(tmp_path) as one, trio.open_nursery() as nursery:
+
+        async def take() -> None:
+            taken.append(await one.opening.take())
+
+        nursery.start_soon(take)
+        await trio.sleep(100)
+        assert taken == []
+        words = f"waiting for the rig: another program drives this rig (pid {os.getpid()} holds"
+        assert one.said.count(words) == 1
+        assert "waiting for the rig: another program" in one.service.status()
+        one.service.stopping = "SIGTERM"
+        one.service.wake()
+        await until(lambda: taken == [False])
+        one.service.stopping = ""
+        foreground.release()
+        await take()
+        assert taken == [False, True]
+
+
+async def test_one_shot_does_not_wait_for_the_rig(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    monkeypatch.setattr("capa.runtime.rig_lock.PATIENCE_S", 0.0)
+    foreground, ended = RigLock(tmp_path / "run"), list[str]()
+    foreground.acquire()
+    async with box(tmp_path) as one:
+        one.service.options = Options(once=True)
+        one.opening._terminate = ended.append
+        assert not await one.opening.take()
+        assert one.service.code == 2
+        assert "another program drives this rig" in ended[0]
+    foreground.release()
