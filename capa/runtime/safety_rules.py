@@ -180,10 +180,9 @@ class BandRule:
         last = self._last
         if last is None or self.disabled or not self._beyond(last.value, raised=raised):
             return ""
-        spec, unit = self._spec, self._unit
-        words = f"{last.channel} = {last.value:g} {unit}: alarm at {spec.op} {self.threshold:g}"
-        if raised and spec.hysteresis:
-            words += f", over when {spec.hysteresis:g} {unit} short of that"
+        words = f"{last.channel} = {self._told(last.value)}: alarm at {self._limit}"
+        if raised and (hysteresis := self._spec.hysteresis):
+            words += f", over when {self._told(hysteresis)} short of that"
         return words
 
     def unknown(self, now_s: float) -> str:
@@ -192,8 +191,14 @@ class BandRule:
         if last is not None and now_s - last.at_s <= _UNKNOWN_AFTER_S:
             return ""
         since = "since start-up" if last is None else f"for {now_s - last.at_s:.0f} s"
-        threshold = f"{self._spec.op} {self.threshold:g} {self._unit}"
-        return f"{self.channels[0]} has had no usable reading {since}: alarm at {threshold}"
+        return f"{self.channels[0]} has had no usable reading {since}: alarm at {self._limit}"
+
+    @property
+    def _limit(self) -> str:
+        return f"{self._spec.op} {self._told(self.threshold)}"
+
+    def _told(self, value: float) -> str:
+        return f"{value:g} {self._unit}".rstrip()
 
     def _beyond(self, value: float, *, raised: bool) -> bool:
         op, threshold, slack = self._spec.op, self.threshold, self._spec.hysteresis

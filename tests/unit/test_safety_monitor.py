@@ -172,7 +172,7 @@ async def test_an_alarm_says_value_and_threshold_when_it_still_holds(
         w.twins.plant.set("furnace.temperature_degC", 499.0)  # within the hysteresis
         await trio.sleep(1)
         refusal = w.monitor.clear(by="maria", reason="let me", user="maria")
-        assert "alarm at > 500" in refusal
+        assert "alarm at > 500 degC" in refusal
         w.twins.plant.set("furnace.temperature_degC", 400.0)
         await trio.sleep(1)
         assert w.monitor.clear(by="maria", reason="cooled", user="maria") == ""
@@ -336,7 +336,7 @@ async def test_little_space_for_bundles_stops_the_run_and_blocks_the_next_until_
             free[RUNS_FREE] = 50.0
             await trio.sleep(10)
         assert reports[0].run_status == "aborted"
-        assert "runs disk free = 50 MB: alarm at < 100" in reports[0].exit_reason
+        assert "runs disk free = 50 MB: alarm at < 100 MB" in reports[0].exit_reason
         assert w.monitor.forbidding()
         free[RUNS_FREE] = 5000.0
         await trio.sleep(10)
@@ -352,7 +352,7 @@ async def test_a_recorder_that_falls_behind_is_said(
         monkeypatch.setattr(Conductor, "recorder_lag_s", property(lambda _: 60.0))
         await until(lambda: w.monitor.raised, within_s=1)
         (words,) = w.monitor.raised.values()
-        assert words == "recorder lag = 60 s: alarm at > 5"
+        assert words == "recorder lag = 60 s: alarm at > 5 s"
 
 
 async def test_nothing_is_armed_while_the_safe_state_is_still_being_driven(

@@ -71,7 +71,7 @@ def test_an_alarm_is_raised_when_the_debounce_time_is_full_and_not_before() -> N
     assert not watch.see(10.0, 821.0)
     assert not watch.see(10.999, 821.0)
     assert watch.see(11.0, 821.0)
-    assert watch.words == "heater.pv = 821 degC: alarm at > 820"
+    assert watch.words == "heater.pv = 821 degC: alarm at > 820 degC"
 
 
 def test_one_good_value_starts_the_debounce_anew() -> None:
