@@ -10,6 +10,7 @@ done into "no such file", a rename still is one or nothing, and what came of it 
 of this blocks; call it in a thread.
 """
 
+import errno
 import hashlib
 import json
 import os
@@ -60,7 +61,22 @@ _STAGED = "."
 _TRIED, _TRIED_BYTES = f".disk-tried{LEFTOVER_SUFFIX}", 16 * 1024
 _LAST_S = datetime(9999, 12, 31, tzinfo=UTC).timestamp()
 _DAMAGED = f"{JOB_FILE}.damaged"
-_NOT_A_JOB = (FileNotFoundError, KeyError, TypeError, ValueError, RecursionError)
+_NOT_A_JOB = (KeyError, TypeError, ValueError, RecursionError)
+_MAY_PASS = frozenset(
+    {
+        errno.EIO,
+        errno.ENOSPC,
+        errno.EDQUOT,
+        errno.ESTALE,
+        errno.ETIMEDOUT,
+        errno.EAGAIN,
+        errno.EINTR,
+        errno.EMFILE,
+        errno.ENFILE,
+        errno.ENOMEM,
+    }
+)
+"""Of reading a record: what says nothing about the record itself."""
 _FILE_KINDS = {
     stat.S_IFLNK: "a symbolic link",
     stat.S_IFDIR: "a directory",
@@ -121,18 +137,23 @@ class SpoolFolders:
     def _make_anew(self) -> None:
         """Write the ``job.json`` of a job that is not over and whose own can't be read.
 
-        Its file is what counts; what can't be read is kept beside it.
+        Its file is what counts; what can't be read is kept beside it. A folder that is not the
+        daemon's to write into is a stranger: it must not stop the others.
         """
         for state in (JobState.QUEUED, JobState.ACTIVE):
             for folder in self._job_folders(state):
-                files = _dropped_in(folder)
-                if len(files) != 1 or self._read_job(folder, state) is not None:
-                    continue
-                job = self._told_by_file(folder, files[0], state)
-                with suppress(FileNotFoundError):
-                    (folder / JOB_FILE).rename(folder / _DAMAGED)
-                note = f"{JOB_FILE} could not be read: made anew from the file"
-                self.save(replace(job, history=(_move(state, note),)))
+                with suppress(PermissionError):
+                    self._make_one_anew(folder, state)
+
+    def _make_one_anew(self, folder: Path, state: JobState) -> None:
+        files = _dropped_in(folder)
+        if len(files) != 1 or self._read_job(folder, state) is not None:
+            return
+        job = self._told_by_file(folder, files[0], state)
+        with suppress(FileNotFoundError):
+            (folder / JOB_FILE).rename(_free(folder / _DAMAGED))
+        note = f"{JOB_FILE} could not be read: made anew from the file"
+        self.save(replace(job, history=(_move(state, note),)))
 
     def path(self, job: Job) -> Path:
         """Return the job's folder."""
@@ -227,8 +248,15 @@ class SpoolFolders:
                 yield job
 
     def _read_job(self, folder: Path, state: JobState) -> Job | None:
+        """Return what ``job.json`` says; None if it is missing or can't be read for what it is."""
+        try:
+            data = _read_at_once(folder / JOB_FILE)
+        except OSError as error:
+            if error.errno in _MAY_PASS:
+                raise
+            return None
         with suppress(*_NOT_A_JOB):
-            job = Job.from_json(json.loads((folder / JOB_FILE).read_bytes()), state)
+            job = Job.from_json(json.loads(data), state)
             return replace(job, id=folder.name)  # of a folder that was copied, too
         return None
 
@@ -368,6 +396,21 @@ def _given_back(target: Path, source: Path) -> bool:
         return False
     target.rename(source)
     return True
+
+
+def _read_at_once(path: Path) -> bytes:
+    """Read a file; what is none (a pipe that nobody writes to) makes nobody wait."""
+    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+        return file.read()
+
+
+def _free(path: Path) -> Path:
+    """Return ``path``, or with a number where that is taken."""
+    number, free = 1, path
+    while os.path.lexists(free):
+        number += 1
+        free = path.with_name(f"{path.name}.{number}")
+    return free
 
 
 def _sha256(path: Path, max_bytes: int) -> str | None:

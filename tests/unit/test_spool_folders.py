@@ -4,12 +4,14 @@ import errno
 import json
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from capa.config.problems import ProblemsError
+from capad import spool_folders
 from capad.jobs import IllegalMoveError, Job, JobState, kept_name
 from capad.spool_folders import SpoolFolders, owner_name
 
@@ -183,6 +185,108 @@ def test_a_job_whose_record_is_damaged_is_told_anew_from_its_file(
     assert (kept.read_text() if kept.exists() else None) == text
     folders.prepare()
     assert list(folders.jobs(state)) == [found]
+
+
+def replaced_by_a_folder(record: Path) -> None:
+    record.unlink()
+    record.mkdir()
+
+
+def replaced_by_a_pipe(record: Path) -> None:
+    record.unlink()
+    os.mkfifo(record)
+
+
+def replaced_by_a_loop(record: Path) -> None:
+    record.unlink()
+    record.symlink_to(record)
+
+
+@pytest.mark.parametrize("spoil", [replaced_by_a_folder, replaced_by_a_pipe, replaced_by_a_loop])
+def test_a_record_that_is_no_file_is_kept_aside_and_stops_nobody(
+    folders: SpoolFolders, spoil: Callable[[Path], None]
+) -> None:
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+    spoil(folders.path(job) / "job.json")
+    assert list(folders.jobs(JobState.QUEUED)) == []
+    folders.prepare()
+    (found,) = folders.jobs(JobState.QUEUED)
+    assert found.sha256 == job.sha256
+    assert os.path.lexists(folders.path(found) / "job.json.damaged")
+
+
+def test_a_record_that_may_not_be_read_is_kept_aside_and_stops_nobody(
+    folders: SpoolFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+    denied = (folders.path(job) / "job.json").stat().st_ino
+    honest = os.open
+
+    def refuse(path: Path, flags: int, mode: int = 0o777) -> int:
+        if os.path.lexists(path) and os.lstat(path).st_ino == denied:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return honest(path, flags, mode)
+
+    monkeypatch.setattr(os, "open", refuse)
+    folders.prepare()
+    assert [found.id for found in folders.jobs(JobState.QUEUED)] == [job.id]
+    assert (folders.path(job) / "job.json.damaged").stat().st_ino == denied
+
+
+def test_a_folder_that_may_not_be_written_into_is_a_stranger_and_stops_nobody(
+    folders: SpoolFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.method.toml", "b.method.toml"):
+        drop(folders, name)
+        claim(folders, name)
+    first, second = folders.jobs(JobState.QUEUED)
+    for job in (first, second):
+        (folders.path(job) / "job.json").unlink()
+    honest = SpoolFolders.save
+
+    def save(of: SpoolFolders, job: Job) -> Job:
+        if job.id == first.id:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return honest(of, job)
+
+    monkeypatch.setattr(SpoolFolders, "save", save)
+    folders.prepare()
+    assert [job.id for job in folders.jobs(JobState.QUEUED)] == [second.id]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
+def test_a_record_that_cannot_be_read_just_now_is_left_as_it_is(
+    folders: SpoolFolders, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+
+    def fail(_path: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(spool_folders, "_read_at_once", fail)
+        with pytest.raises(OSError, match=os.strerror(number)):
+            folders.prepare()
+    folders.prepare()
+    assert [found.history for found in folders.jobs(JobState.QUEUED)] == [job.history]
+    assert not (folders.path(job) / "job.json.damaged").exists()
+
+
+def test_a_record_that_is_damaged_again_leaves_the_first_one_as_it_was_kept(
+    folders: SpoolFolders,
+) -> None:
+    drop(folders, "a.method.toml")
+    job = claim(folders, "a.method.toml")
+    for text in ("first", "second", "third"):
+        (folders.path(job) / "job.json").write_text(text)
+        folders.prepare()
+    kept = {path.name: path.read_text() for path in folders.path(job).glob("job.json.*")}
+    names = ("job.json.damaged", "job.json.damaged.2", "job.json.damaged.3")
+    assert kept == dict(zip(names, ("first", "second", "third"), strict=True))
+    assert [found.id for found in folders.jobs(JobState.QUEUED)] == [job.id]
 
 
 def test_a_copy_of_a_jobs_folder_is_a_job_of_its_own_number(folders: SpoolFolders) -> None:
