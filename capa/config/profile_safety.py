@@ -7,6 +7,7 @@ from capa.config.draft import Draft
 from capa.config.explain import did_you_mean, shown
 from capa.config.hardware import SafeStage
 from capa.config.problems import Problem
+from capa.devices.link import unanswered_s
 
 __all__ = ["limit_breach", "safety_problems"]
 
@@ -22,7 +23,7 @@ def limit_breach(channel: ChannelSpec, value: float) -> str | None:
 
 def safety_problems(draft: Draft) -> list[Problem]:
     """Return what is wrong with limits, safe values and the ages that make data stale."""
-    checks = (_limits, _forgotten, _stages, _stale, _unheard)
+    checks = (_limits, _forgotten, _stages, _stale, _stale_by_one_reply, _unheard)
     return [problem for check in checks for problem in check(draft)]
 
 
@@ -108,6 +109,32 @@ def _stale(draft: Draft) -> Iterator[Problem]:
             )
             hint = f"allow at least {2 / rate_hz:g} s"
             yield draft.problem("stale", ("channels", index, "stale_after_s"), message, hint)
+
+
+def _stale_by_one_reply(draft: Draft) -> Iterator[Problem]:
+    """A reply lost to noise, once, is to be told from a device that is gone."""
+    devices = {device.name: device for device in draft.devices.values()}
+    lines = {link.name: link for link in draft.links.values()}
+    for index, channel in draft.channels.items():
+        device = devices.get(channel.device or "")
+        line = None if device is None else lines.get(device.link)
+        if device is None or line is None or channel.stale_after_s is None:
+            continue
+        on_line = sum(other.link == line.name for other in devices.values())
+        poll_s, lost_s, after_s = 1 / device.poll_hz, unanswered_s(line), channel.stale_after_s
+        if on_line == 1 or after_s >= poll_s + lost_s or after_s < 2 * poll_s:
+            continue
+        message = (
+            f"is stale after {after_s:g} s, and one lost reply makes it {poll_s + lost_s:g} s old: "
+            f"polled every {poll_s:g} s, and a question without an answer keeps {line.name} for "
+            f"{lost_s:g} s (its reply_timeout_s is {line.reply_timeout_s:g} s)"
+        )
+        hint = (
+            f"allow {(on_line + 1) * lost_s:g} s ({lost_s:g} s for each of the {on_line} devices "
+            f"on {line.name} and one more), or shorten its reply_timeout_s"
+        )
+        path = ("channels", index, "stale_after_s")
+        yield draft.problem("stale_by_one_reply", path, message, hint, blocking=False)
 
 
 def _unheard(draft: Draft) -> Iterator[Problem]:

@@ -246,6 +246,21 @@ def test_data_can_t_be_fresher_than_it_is_polled(tmp_path: Path) -> None:
     assert problem.hint == "allow at least 0.2 s"
 
 
+def test_an_age_that_one_lost_reply_on_a_shared_line_exceeds_gives_a_warning_with_the_sum(
+    tmp_path: Path,
+) -> None:
+    text = bent("stale_after_s = 2.0", "stale_after_s = 1.0")
+    kiln = '[[devices]]\nname = "kiln"\nadapter = "box"\nlink = "bus"\naddress = 2\n'
+    (problem,) = problems_of_profile(tmp_path, text + kiln)
+    assert (problem.code, problem.blocking) == ("profile.stale_by_one_reply", False)
+    assert "is stale after 1 s, and one lost reply makes it 1.1 s old: polled" in problem.message
+    hint = str(problem.hint)
+    assert hint.startswith("allow 3 s (1 s for each of the 2 devices on bus and one more)")
+    assert not problems_of_profile(tmp_path, text)  # alone on its line
+    quick = text.replace('name = "bus"', 'name = "bus"\nreply_timeout_s = 0.3')
+    assert not problems_of_profile(tmp_path, quick + kiln)
+
+
 def test_an_alarm_on_a_channel_that_never_counts_as_silent_gives_a_warning(tmp_path: Path) -> None:
     alarm = 'alarms = [{ id = "heavy", op = ">", threshold = 50.0 }]'
     problem = only(tmp_path, 'field = "mass"', f'field = "mass"\n{alarm}')
