@@ -5,6 +5,7 @@ import fcntl
 import os
 import struct
 import termios
+import time
 import tty
 from collections import deque
 from collections.abc import Callable
@@ -23,6 +24,8 @@ __all__ = ["Port", "PtyPort", "TcpPort"]
 
 LOCALHOST: Final = "127.0.0.1"
 _LOOK_S: Final = 0.02
+_EARLY_S: Final = 0.0003
+"""What waking up and logging take at most on an idle machine: a reply is ready when it is due."""
 _FEW: Final = 4
 """How much may wait to be sent while a device still begins to speak unasked."""
 _UNWANTED_S: Final = 1.0
@@ -148,6 +151,13 @@ async def _talk(line: TwinLine, outbox: "_Outbox", unread: _Unread | None) -> No
                 await outbox.put(due)
 
 
+def _spin(for_s: float) -> None:
+    """Wait for less than a timer is fine for; the loop waits, too."""
+    until_s = time.perf_counter() + min(for_s, _EARLY_S)
+    while time.perf_counter() < until_s:
+        pass
+
+
 class _Outbox:
     """What is on its way to a host, one after the other in the order it was put in."""
 
@@ -183,14 +193,21 @@ class _Outbox:
                 await self._more.wait()
                 self._more = trio.Event()
                 while self._waiting:
-                    await timer.sleep(self._waiting[0].at_s - trio.current_time())
+                    await timer.sleep(self._waiting[0].at_s - trio.current_time() - _EARLY_S)
                     await self._send(self._waiting[0])
                     self._waiting.popleft()
 
     async def _send(self, due: Due) -> None:
-        async with self._sending:
+        try:
+            self._sending.acquire_nowait()  # unlike ``acquire`` without a turn of the loop
+        except trio.WouldBlock:
+            await self._sending.acquire()
+        try:
             self._line.sending(due.data)
+            _spin(due.at_s - trio.current_time())
             await self._stream.send_all(due.data)
+        finally:
+            self._sending.release()
 
 
 class PtyPort:

@@ -20,6 +20,8 @@ _FAULTS = (
 )
 
 _MOST = 1_000_000
+_MOST_OF = {"exception": 0xFF, "sensor_break": 0xFFFF}
+"""Codes that are sent as one byte, or stand in one register."""
 """Seconds, bytes or a number to report: more of any would end the twin, and means nothing."""
 
 
@@ -107,8 +109,9 @@ class TwinRig:
             CapaError: no such link, device or fault, or a value that no fault takes.
         """
         line = self._line(kind, link, device)
-        if value is not None and not 0 <= value <= _MOST:
-            raise CapaError(f"a fault's value is a number from 0 to {_MOST}, not {value:g}")
+        most = _MOST_OF.get(kind, _MOST)
+        if value is not None and not 0 <= value <= most:
+            raise CapaError(f"the value of {kind} is a number from 0 to {most}, not {value:g}")
         if kind == PORT_GONE:
             self.ports[line.name].switch(present=not active)
         elif kind in LINE_FAULTS:

@@ -130,7 +130,7 @@ async def test_the_phases_on_the_page_come_between_the_steps_and_clean_up(
     assert report.bundle is not None
     manifest = json.loads((report.bundle / "manifest.json").read_text())
     samples = manifest["recorder"]["samples"]  # one channel, ten times a second, for 16 s
-    assert samples == pytest.approx(160, abs=20)
+    assert samples == pytest.approx(80, abs=10)
 
 
 async def test_the_phases_on_the_page_refuse_another_procedures_config(

@@ -208,13 +208,22 @@ async def test_a_fault_that_nobody_has_is_refused(autojump_clock: MockClock) -> 
 
 
 @pytest.mark.parametrize("value", [-1.0, 1e9, math.inf, math.nan])
+@pytest.mark.parametrize(
+    ("kind", "most"), [("noise", 1_000_000), ("exception", 255), ("sensor_break", 65535)]
+)
 async def test_a_fault_of_an_impossible_size_is_refused(
-    value: float, autojump_clock: MockClock
+    kind: str, most: int, value: float, autojump_clock: MockClock
 ) -> None:
     _, twins = twin_connectors(bench(), FAMILIES)
-    for kind in ("noise", "exception"):
-        with pytest.raises(CapaError, match="a number from 0 to 1000000, not"):
-            twins.fault(kind, device="heater", value=value)
+    with pytest.raises(CapaError, match=f"{kind} is a number from 0 to {most}, not"):
+        twins.fault(kind, device="heater", value=value)
+
+
+async def test_an_exception_is_a_byte(autojump_clock: MockClock) -> None:
+    _, twins = twin_connectors(bench(), FAMILIES)
+    twins.fault("exception", device="heater", value=255)
+    with pytest.raises(CapaError, match="from 0 to 255, not 256"):
+        twins.fault("exception", device="heater", value=256)
 
 
 async def test_a_fault_of_a_device_whose_link_is_missing_names_that_link(
