@@ -51,11 +51,13 @@ def run(
         bool, typer.Option("--dry-run", help="Check, print the steps with their times, end.")
     ] = False,
     runtime_dir: Annotated[
-        Path,
+        Path | None,
         typer.Option(
-            "--runtime-dir", metavar="DIR", help="Where a daemon that drives this rig would say so."
+            "--runtime-dir",
+            metavar="DIR",
+            help="Where a daemon that drives this rig would say so, if not where --config says.",
         ),
-    ] = BOX_RUNTIME_DIR,
+    ] = None,
     config: Annotated[
         Path,
         typer.Option(
@@ -74,12 +76,13 @@ def run(
     from capa.errors import CapaError
 
     code = _REFUSED
-    lock = RigLock(runtime_dir)
-    state = None
+    lock = state = None
     try:
         if not (twin or dry_run):
-            lock.acquire_if_there()
-            state = _state(config)
+            state, runtime = _box(config)
+            lock = RigLock(runtime_dir or runtime)
+            lock.acquire_if_there(make=state is not None)
+            _refuse_tripped(state)
         sign_key = None if dry_run else _sign_key(config)
         code = _run(file, hardware, _runs_root(runs), state, sign_key, twin=twin, dry_run=dry_run)
     except* ProblemsError as refused:
@@ -89,30 +92,40 @@ def run(
         for other in _leaves(failed):
             typer.echo(f"capa run: {other}", err=True)
     finally:
-        lock.release()
+        if lock is not None:
+            lock.release()
     raise typer.Exit(code)
 
 
-def _state(settings: Path) -> Path | None:
-    """Return where the box keeps its trips, and what is due; None without a box.
+def _box(settings: Path) -> tuple[Path | None, Path]:
+    """Return where the box keeps its trips and what is due (None without a box), and its lock.
 
     Raises:
-        CapaError: a trip is latched, or nobody can know.
+        CapaError: nobody can know.
+    """
+    from capa.config.box import runtime_of_box, state_of_box
+    from capa.errors import CapaError
+
+    try:
+        return state_of_box(settings), runtime_of_box(settings) or BOX_RUNTIME_DIR
+    except CapaError as error:
+        raise CapaError(f"nobody knows what is latched: {error}") from error
+
+
+def _refuse_tripped(state: Path | None) -> None:
+    """Look for trips, now that nobody else can latch one.
+
+    Raises:
+        CapaError: one is latched, or nobody can know.
     """
     from capa.cli.foreground import CLEARING
-    from capa.config.box import state_of_box
     from capa.errors import CapaError
     from capa.runtime.trips import TripStore
 
-    try:
-        state = state_of_box(settings)
-    except CapaError as error:
-        raise CapaError(f"nobody knows what is latched: {error}") from error
     latched = () if state is None else TripStore(state).load()
     if latched:
         words = "; ".join(trip.message for trip in latched)
         raise CapaError(f"the rig is TRIPPED: {words}; {CLEARING}")
-    return state
 
 
 def _sign_key(settings: Path) -> Path | None:

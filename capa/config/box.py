@@ -14,6 +14,7 @@ __all__ = [
     "BOX_SETTINGS",
     "BOX_SPOOL",
     "anchored",
+    "runtime_of_box",
     "sign_key_of_box",
     "state_of_box",
 ]
@@ -38,6 +39,15 @@ def state_of_box(settings: Path) -> Path | None:
     """
     spool = _path(settings, "spool", "root", BOX_SPOOL)
     return None if spool is None else spool.parent
+
+
+def runtime_of_box(settings: Path) -> Path | None:
+    """Return where the daemon of a box has the lock of its rig; None without a box.
+
+    Raises:
+        CapaError: the settings are there and do not say.
+    """
+    return _path(settings, "runtime", "dir", BOX_RUNTIME_DIR)
 
 
 def sign_key_of_box(settings: Path) -> Path | None:

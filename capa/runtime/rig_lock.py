@@ -9,6 +9,7 @@ sent.
 import fcntl
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from capa.errors import CapaError
@@ -40,19 +41,27 @@ class RigLock:
         """
         if self._descriptor is not None:
             return
+        from capa.storage.atomic import hand_over  # late: `capa --help` needs none of it
+
         self._path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
+        hand_over(descriptor, self._path.parent)  # else root's is closed to the daemon for good
         _take(descriptor, self._path.parent)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
         self._descriptor = descriptor
 
-    def acquire_if_there(self) -> None:
+    def acquire_if_there(self, *, make: bool = False) -> None:
         """Take the lock where there is a runtime directory: without one no daemon can be at work.
+
+        On a box one may be started any time: with ``make``, the folder is made if it may be.
 
         Raises:
             RigBusyError: another process has it, or that can't be seen.
         """
+        if make:
+            with suppress(OSError):
+                self._path.parent.mkdir(parents=True, exist_ok=True)
         if not self._path.parent.is_dir():
             return
         try:

@@ -30,6 +30,8 @@ from tests.support.daemon_process import (
 from tests.support.polling import eventually
 from tests.support.slow_cooling import PURGE, slow_to_cool
 
+BOX = '[spool]\nroot = "state/spool"\n[runtime]\ndir = "run"\n'
+
 
 def command(*arguments: str | Path) -> list[str]:
     return [sys.executable, "-m", "capa.cli.main", "run", *(str(one) for one in arguments)]
@@ -171,7 +173,7 @@ def test_whoever_does_not_wait_for_it_is_told_what_was_not_done(twin: Twin, tmp_
 
 def left_cooling(profile: Path, tmp_path: Path, *, ago_s: float) -> StageStore:
     """A box whose daemon was stopped while it waited for a later stage."""
-    (tmp_path / "capad.toml").write_text('[spool]\nroot = "state/spool"\n')
+    (tmp_path / "capad.toml").write_text(BOX)
     store = StageStore(tmp_path / "state" / "safe_stages.json")
     now = moment_now()
     since = Moment(now.utc - timedelta(seconds=ago_s), now.boot, now.boot_s - ago_s)
@@ -191,6 +193,11 @@ def test_two_programs_never_drive_one_rig(twin: Twin, tmp_path: Path) -> None:
     assert f"another program drives this rig (pid {os.getpid()} holds" in output
     assert not (tmp_path / "runs").exists()
     assert (twin.folder / "wire.jsonl").stat().st_size == heard
+    (tmp_path / "capad.toml").write_text(BOX)  # which names the same folder
+    rig = ("--hardware", twin.profile, "--config", tmp_path / "capad.toml")
+    code, output = capa_run(file, *rig, "--runs", tmp_path / "runs")
+    assert code == 2
+    assert "another program drives this rig" in output
     lock.release()
     code, output = capa_run(file, *rig, "--runs", tmp_path / "runs")
     assert code == 0, output
@@ -200,7 +207,7 @@ def test_what_is_latched_on_the_box_forbids_a_run_in_the_foreground_too(
     twin: Twin, tmp_path: Path
 ) -> None:
     box = tmp_path / "capad.toml"
-    box.write_text('[spool]\nroot = "state/spool"\n')
+    box.write_text(BOX)
     trip = Trip("heater.pv", "heater.pv: furnace says sensor_fail", "2026-11-21T06:00:00+00:00")
     TripStore(tmp_path / "state").save([trip], [])
     before = len(twin.outputs())
@@ -228,7 +235,7 @@ def break_sensor(twin: Twin, *, active: bool = True) -> None:
 
 def test_what_trips_in_the_foreground_is_latched_for_the_box(twin: Twin, tmp_path: Path) -> None:
     box = tmp_path / "capad.toml"
-    box.write_text('[spool]\nroot = "state/spool"\n')
+    box.write_text(BOX)
     arguments = (write_method(tmp_path, hold_s=600), "--hardware", twin.profile)
     kept = ("--runs", tmp_path / "runs", "--config", box)
     with started(tmp_path, *arguments, *kept) as process:

@@ -1,12 +1,14 @@
 """Where the tool ``capa`` looks on a box: one answer for each question, and the daemon's own."""
 
+import os
 from pathlib import Path
 
 import pytest
 
 from capa.cli.run import _runs_root
-from capa.config.box import sign_key_of_box, state_of_box
+from capa.config.box import runtime_of_box, sign_key_of_box, state_of_box
 from capa.errors import CapaError
+from capa.runtime.rig_lock import RigBusyError, RigLock
 from capa.storage.find import runs_folder
 from capad.settings import Settings, load_settings
 
@@ -29,7 +31,7 @@ def test_runs_are_looked_for_where_capa_run_puts_them(
         "[runs]\n",
         '[spool]\nroot = "state/spool"\n[runs]\nsign_key = "keys/box"\n',
         '[spool]\nroot = "../state/x/../spool/.."\n',
-        '[spool]\nroot = "/srv/capad/spool"\n',
+        '[spool]\nroot = "/srv/capad/spool"\n[runtime]\ndir = "run"\n',
     ],
 )
 def test_the_tool_finds_the_state_and_the_key_where_the_daemon_has_them(
@@ -41,6 +43,7 @@ def test_the_tool_finds_the_state_and_the_key_where_the_daemon_has_them(
     settings: Settings = load_settings(file, {})
     assert state_of_box(file) == settings.spool.root.parent
     assert sign_key_of_box(file) == settings.runs.sign_key
+    assert runtime_of_box(file) == settings.runtime.dir
 
 
 def test_without_settings_there_is_no_box(tmp_path: Path) -> None:
@@ -56,3 +59,30 @@ def test_settings_that_do_not_say_where_are_said_to_be_unreadable(
     file.write_text(text)
     with pytest.raises(CapaError, match="can't be read"):
         state_of_box(file)
+
+
+def test_on_a_box_whose_daemon_was_never_started_the_rig_is_taken_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capa.runtime.rig_lock.PATIENCE_S", 0.0)
+    nowhere, tool, daemon = (RigLock(tmp_path / "run") for _ in range(3))
+    nowhere.acquire_if_there()
+    assert not (tmp_path / "run").exists()
+    tool.acquire_if_there(make=True)
+    with pytest.raises(RigBusyError):
+        daemon.acquire()
+    tool.release()
+    daemon.acquire()
+    daemon.release()
+
+
+def test_a_lock_that_root_makes_is_the_daemons(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[tuple[int, int]]()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "fchown", lambda _descriptor, *whose: given.append(whose))
+    lock = RigLock(tmp_path)
+    lock.acquire()
+    lock.release()
+    assert given == [(tmp_path.stat().st_uid, tmp_path.stat().st_gid)]
