@@ -229,13 +229,15 @@ class SpoolFolders:
     def put_right(self) -> None:
         """Have the history of each job that is not over end where the job is.
 
-        The record of a move is written before the move, and on a full disk not at all.
+        The record of a move is written before the move, and on a full disk not at all. One that
+        may not be written stops nobody here; what else is to be done with the job tells of it.
         """
         for state in (JobState.QUEUED, JobState.ACTIVE):
             for job in self.jobs(state):
                 if job.history and job.history[-1].state is not state:
                     note = f"found here after a restart; {job.history[-1].state} was not reached"
-                    self.save(replace(job, history=(*job.history, _move(state, note, job))))
+                    with suppress(PermissionError):
+                        self.save(replace(job, history=(*job.history, _move(state, note, job))))
 
     def jobs(self, state: JobState) -> Iterator[Job]:
         """Yield the jobs in a state, in order; a folder without a readable job.json is a stranger.

@@ -244,16 +244,36 @@ def test_a_folder_that_may_not_be_written_into_is_a_stranger_and_stops_nobody(
     first, second = folders.jobs(JobState.QUEUED)
     for job in (first, second):
         (folders.path(job) / "job.json").unlink()
+    refuse_writing(monkeypatch, first)
+    folders.prepare()
+    assert [job.id for job in folders.jobs(JobState.QUEUED)] == [second.id]
+
+
+def test_a_history_that_may_not_be_put_right_stops_nobody(
+    folders: SpoolFolders, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("a.method.toml", "b.method.toml"):
+        drop(folders, name)
+        claim(folders, name)
+    first, second = folders.jobs(JobState.QUEUED)
+    for job in (first, second):  # as a kill before the move to active/ leaves them
+        said = (folders.path(job) / "job.json").read_text()
+        (folders.path(job) / "job.json").write_text(said.replace('"queued"', '"active"'))
+    refuse_writing(monkeypatch, first)
+    folders.put_right()
+    ends = [job.history[-1].state for job in folders.jobs(JobState.QUEUED)]
+    assert ends == [JobState.ACTIVE, JobState.QUEUED]
+
+
+def refuse_writing(monkeypatch: pytest.MonkeyPatch, into: Job) -> None:
     honest = SpoolFolders.save
 
     def save(of: SpoolFolders, job: Job) -> Job:
-        if job.id == first.id:
+        if job.id == into.id:
             raise PermissionError(errno.EACCES, "Permission denied")
         return honest(of, job)
 
     monkeypatch.setattr(SpoolFolders, "save", save)
-    folders.prepare()
-    assert [job.id for job in folders.jobs(JobState.QUEUED)] == [second.id]
 
 
 @pytest.mark.parametrize("number", [errno.EIO, errno.EMFILE, errno.ESTALE])
