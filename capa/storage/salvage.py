@@ -80,21 +80,27 @@ _Row = tuple[object, ...]
 
 
 def _copy(path: Path, new: sqlite3.Connection, table: str) -> int:
-    """Copy every row of a table that can be read; return how many these are."""
+    """Copy every row of a table that can be read; return how many these are.
+
+    A damaged tree may lead back to where it was read already, for ever: only new rows go on.
+    """
     last: int | None = 0
-    copied = 0
+    copied: set[int] = set()
     new.execute("BEGIN")
     while last is not None:
-        found = False
+        before = len(copied)
         for rowid, *row in _readable(path, table, last):
+            if (number := int(str(rowid))) in copied:
+                continue
             marks = ", ".join("?" * len(row))
             # table is one of ours, never a name from outside
             new.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)  # noqa: S608
-            last, copied, found = int(str(rowid)), copied + 1, True
-        if not found:
+            copied.add(number)
+            last = number
+        if len(copied) == before:
             last = _beyond_damage(path, table, last)
     new.execute("COMMIT")
-    return copied
+    return len(copied)
 
 
 def _readable(path: Path, table: str, after: int) -> Iterator[_Row]:

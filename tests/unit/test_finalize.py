@@ -256,6 +256,33 @@ def test_what_can_be_read_of_a_damaged_file_is_kept_and_so_is_the_file(
         assert len(kept_values) > 400  # all but those of one page
 
 
+def _place_of_rowid(data: bytes, rowid: int) -> int:
+    """Return where in a database the only row of this small number says so, in a leaf's cell."""
+    found = []
+    for page in range(4096, len(data), 4096):
+        if data[page] != 0x0D:  # no leaf of a table
+            continue
+        for cell in range(int.from_bytes(data[page + 3 : page + 5])):
+            at = page + int.from_bytes(data[page + 8 + 2 * cell : page + 10 + 2 * cell])
+            while data[at] > 0x7F:  # how long it is, in as many bytes as that takes
+                at += 1
+            found += [at + 1] if data[at + 1] == rowid else []
+    (place,) = found
+    return place
+
+
+def test_a_damaged_row_number_does_not_have_the_rows_read_for_ever(tmp_path: Path) -> None:
+    """One flipped bit, by which the next row is also the one before the last."""
+    path = trio.run(_many_small_batches, tmp_path, [str(n) for n in range(20)])
+    file = path / INFLIGHT_FILE
+    data = bytearray(file.read_bytes())
+    data[_place_of_rowid(data, 19)] ^= 32
+    file.write_bytes(data)
+    result = finalize_bundle(path)
+    assert result.sealed, result.detail
+    assert pq.read_table(path / "scalars.parquet").num_rows == 20
+
+
 def test_missing_data_files_are_said_and_sealed(tmp_path: Path) -> None:
     path = unsealed_bundle(tmp_path, SAMPLES)
     (path / EVENTS_FILE).unlink()
