@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from capa.runtime.ladder import Rung, in_order
+from capa.storage.inflight import EVENTS_FILE, connect_for_reading
 from capad.guarding import GuardReport
 
 __all__ = ["rungs_after"]
 
-_EVENTS = "events.sqlite"
 _KINDS = (
     "run.stop_requested",
     "run.cooldown_ended",
@@ -48,8 +48,7 @@ def _recorded(bundle: Path) -> Iterator[Rung]:
     """Yield the rungs that the daemon still wrote, and the very last thing that it did."""
     marks = ", ".join("?" * len(_KINDS))
     try:
-        uri = f"file:{(bundle / _EVENTS).as_posix()}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True)) as db:
+        with closing(connect_for_reading(bundle / EVENTS_FILE)) as db:
             found = db.execute(
                 f"SELECT t_utc, message FROM events WHERE kind IN ({marks}) ORDER BY id",  # noqa: S608 - question marks only
                 _KINDS,

@@ -74,7 +74,11 @@ def event_line(event: RecordedEvent, *, as_json: bool = False) -> str:
     """Return one event as a line."""
     if as_json:
         told = event._asdict()
-        told["metadata"] = json.loads(told.pop("metadata_json"))
+        text = told.pop("metadata_json")
+        try:
+            told["metadata"] = json.loads(text)
+        except ValueError:  # an altered row
+            told["metadata"] = text
         return json.dumps(told, ensure_ascii=False)
     mark = "" if event.severity in ("debug", "info") else f"{event.severity.upper()} "
     return printable(f"{clock(event.at_s)}  {event.kind:<24} {mark}{event.message}".rstrip())

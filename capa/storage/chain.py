@@ -33,9 +33,14 @@ def first_hash(run_id: str) -> str:
 
 def row_hash(row: Row) -> str:
     """Return the hash of a row, ``prev_hash`` and all."""
-    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(row, ensure_ascii=False, separators=(",", ":"), default=_blob)
     # Text that is no Unicode (a lone surrogate, from a file name) can't get into SQLite anyway.
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _blob(data: bytes) -> list[str]:
+    """Return what stands for a blob, which no row has that was not altered."""
+    return ["blob", data.hex()]
 
 
 def walk_chain(rows: Iterable[Row], run_id: str) -> Chain:
@@ -47,6 +52,6 @@ def walk_chain(rows: Iterable[Row], run_id: str) -> Chain:
     for row in rows:
         count += 1
         if row[-1] != head or row[0] != last_id + 1:
-            breaks.append(int(row[0]))
-        head, last_id = row_hash(row), row[0]
+            breaks.append(row[0] if isinstance(row[0], int) else count)
+        head, last_id = row_hash(row), last_id + 1 if row[0] is None else row[0]
     return Chain(count, head, tuple(breaks))

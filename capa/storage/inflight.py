@@ -151,13 +151,22 @@ def create_status(connection: sqlite3.Connection) -> None:
 def connect_for_reading(path: Path) -> sqlite3.Connection:
     """Open a file without changing a byte of it or of its WAL, not even on closing.
 
+    Text that is no UTF-8, by a flipped bit, is read with an escape in its place: nothing of it is
+    a reason not to read the rest.
+
     Raises:
         sqlite3.DatabaseError: only its log is left. SQLite would take that for a leftover, and
             delete it, although it is told to read only.
     """
     if is_orphaned(path):
         raise sqlite3.DatabaseError(f"{path.name} is empty or missing beside its log")
-    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    connection = sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+    connection.text_factory = _text
+    return connection
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
 
 
 def is_orphaned(path: Path) -> bool:

@@ -109,7 +109,9 @@ class Bundle:
         if self.manifest.duration_s:
             return self.manifest.duration_s
         with self._events() as connection:
-            (last_ns,) = connection.execute("SELECT max(t_mono_ns) FROM events").fetchone()
+            (last_ns,) = connection.execute(
+                "SELECT max(CAST(t_mono_ns AS INTEGER)) FROM events"
+            ).fetchone()
         return (last_ns or 0) / 1e9
 
     def events(
@@ -134,7 +136,7 @@ class Bundle:
         """
         wanted = _SEVERITIES[_rank(at_least) :]
         marks = ", ".join("?" * len(wanted))
-        fields = ", ".join(RecordedEvent._fields)
+        fields = ", ".join(map(_as_told, RecordedEvent._fields))
         query = f"SELECT {fields} FROM events WHERE id > ? AND severity IN ({marks})"  # noqa: S608 - our own names
         values: list[object] = [after_id, *wanted]
         if kind is not None:
@@ -175,6 +177,12 @@ def open_bundle(path: str | Path) -> Bundle:
         BundleError: there is no manifest, or one that can't be read or is newer than this capa.
     """
     return Bundle(Path(path))
+
+
+def _as_told(name: str) -> str:
+    """Return a column as what it is to be, whatever an altered row has there."""
+    kind, none = ("INTEGER", "0") if name in ("id", "t_mono_ns") else ("TEXT", "''")
+    return f"coalesce(CAST({name} AS {kind}), {none})"
 
 
 def _rank(severity: str) -> int:

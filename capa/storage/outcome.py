@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Any
 
 from capa.storage.chain import walk_chain
-from capa.storage.inflight import EVENTS_FILE, create_events, is_orphaned
+from capa.storage.inflight import EVENTS_FILE, connect_for_reading, create_events, is_orphaned
 from capa.storage.manifest import GUARD_FILE
 from capa.storage.repaired import repaired
 from capa.storage.work import Work
@@ -15,6 +15,8 @@ from capa.storage.work import Work
 __all__ = ["INTERRUPTED", "close_times", "finish_events", "settle_outcome"]
 
 INTERRUPTED = "interrupted: whatever recorded this run ended without closing it"
+_TIME = "CASE WHEN typeof(t_mono_ns) = 'integer' AND t_mono_ns < 9e18 THEN t_mono_ns END"
+"""The time of an event, unless the row was altered."""
 _ENDED_AS = ("completed", "aborted", "crashed")
 
 
@@ -25,8 +27,8 @@ def finish_events(work: Work) -> None:
     path = repaired(work, EVENTS_FILE, create_events)
     if missing:
         work.note(f"{EVENTS_FILE} was missing; this one is empty")
-    with closing(sqlite3.connect(path)) as connection:
-        query = "SELECT count(*), coalesce(max(t_mono_ns), 0) FROM events"
+    with closing(connect_for_reading(path)) as connection:
+        query = f"SELECT count(*), coalesce(max({_TIME}), 0) FROM events"  # noqa: S608 - our own
         work.rows[EVENTS_FILE], last_ns = connection.execute(query).fetchone()
         _follow_chain(work, connection)
     work.last_ns = max(work.last_ns, last_ns)
@@ -52,7 +54,7 @@ def settle_outcome(work: Work) -> None:
     disk), or that nobody was left to write. The event ``run.ended`` tells which.
     """
     if work.manifest.run_status == "running":
-        with closing(sqlite3.connect(work.path / EVENTS_FILE)) as connection:
+        with closing(connect_for_reading(work.path / EVENTS_FILE)) as connection:
             ended = _last_facts(connection, "run.ended")
             verdicts = _verdicts(connection)
         if ended.get("run_status") in _ENDED_AS:

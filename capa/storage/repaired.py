@@ -95,7 +95,10 @@ def _check(path: Path) -> None:
         sqlite3.DatabaseError: it is damaged.
     """
     with closing(connect_for_reading(path)) as connection:
-        (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        try:
+            (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
+        except UnicodeDecodeError as error:  # SQLite's own words quote what is damaged
+            raise sqlite3.DatabaseError(f"its schema is damaged: {error.reason}") from error
     if verdict != "ok":
         raise sqlite3.DatabaseError(verdict)
 

@@ -12,6 +12,8 @@ from capa.storage.inflight import EVENTS_FILE, connect_for_reading, create_event
 __all__ = ["resume_salvage", "salvage"]
 
 _MAX_ROWS = 2**40
+_UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
+"""The latter where SQLite's own words quote what is damaged."""
 _DAMAGED = "damaged"
 _INFLIGHT_TABLES = (
     "meta",
@@ -66,7 +68,7 @@ def _statements(path: Path, tables: tuple[str, ...]) -> list[str]:
             rows = old.execute(
                 "SELECT name, sql FROM sqlite_master WHERE type = 'table'"
             ).fetchall()
-    except sqlite3.DatabaseError:
+    except _UNREADABLE:
         return []
     return [sql for name, sql in rows if name in tables and str(sql).startswith("CREATE TABLE")]
 
@@ -110,7 +112,7 @@ def _readable(path: Path, table: str, after: int) -> Iterator[_Row]:
         with closing(connect_for_reading(path)) as old:
             yield from old.execute(query, (after,))
             return
-    except sqlite3.DatabaseError:
+    except _UNREADABLE:
         pass
     # Python's module has read one row further than it hands out: the last good one is lost so.
     if isinstance(one := _probe(path, table, after), tuple):
@@ -142,5 +144,5 @@ def _probe(path: Path, table: str, after: int) -> "_Row | str | None":
         with closing(connect_for_reading(path)) as old:
             row: _Row | None = old.execute(query, (after,)).fetchone()
             return row
-    except sqlite3.DatabaseError:
+    except _UNREADABLE:
         return _DAMAGED

@@ -256,7 +256,7 @@ def test_what_can_be_read_of_a_damaged_file_is_kept_and_so_is_the_file(
         assert len(kept_values) > 400  # all but those of one page
 
 
-def _place_of_rowid(data: bytes, rowid: int) -> int:
+def _place_of_rowid(data: bytes | bytearray, rowid: int) -> int:
     """Return where in a database the only row of this small number says so, in a leaf's cell."""
     found = []
     for page in range(4096, len(data), 4096):

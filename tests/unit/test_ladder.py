@@ -256,6 +256,15 @@ def test_an_event_without_a_time_is_left_out_and_the_others_are_told(
     assert not any("altered" in said for said in words)
 
 
+def test_an_event_whose_text_is_damaged_is_told_with_the_others(tmp_path: Path) -> None:
+    bundle = left_behind(tmp_path, "signal")
+    with closing(sqlite3.connect(bundle / "events.sqlite")) as db, db:
+        db.execute("update events set message = cast(x'53494749ce54' as text) where id = 2")
+    words = [rung.words for rung in rungs_after(bundle, guard_report(tmp_path))]
+    assert words[0] == "SIGI\\xceT"
+    assert words[1].startswith("the last that was recorded")
+
+
 def test_a_time_without_an_offset_is_utc(tmp_path: Path) -> None:
     bundle = left_behind(tmp_path, "signal")
     naive = (AT + timedelta(seconds=62)).replace(tzinfo=None).isoformat()

@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
+from capa.cli.main import app
+from capa.storage import open_bundle
 from capa.storage.inflight import INFLIGHT_FILE
 from capa.storage.seal import finalize_bundle
 from capa.storage.verify import verify_bundle
@@ -156,3 +159,43 @@ def test_what_a_file_lacks_is_said_and_the_rest_is_sealed(
     damage(path)
     assert told in seal(path)
     assert told in " ".join(read_json(path)["finalize_notes"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "message = CAST(x'ff41' AS TEXT)",
+        "kind = CAST(x'746573f4' AS TEXT)",
+        "prev_hash = CAST(x'37c9' AS TEXT)",
+        "message = x'ff'",
+        "t_utc = 5",
+        "t_mono_ns = 'zz'",
+        "t_mono_ns = 1e300",
+        "t_mono_ns = 9223372036854775807",
+        "metadata_json = 'not JSON'",
+    ],
+)
+def test_an_altered_event_keeps_nobody_from_sealing_and_reading_the_rest(
+    path: Path, change: str
+) -> None:
+    """A flipped bit in a text shows to no check of SQLite's."""
+    statement = f"UPDATE events SET {change} WHERE id = 2"  # noqa: S608 - above
+    changed(path / "events.sqlite", statement)
+    seal(path)
+    assert open_bundle(path).events()[0].message == "it began"
+    for words in ("events", "show"):
+        result = CliRunner().invoke(app, ["bundle", words, str(path)])
+        assert result.exit_code == 0, result.output
+        assert "it began" in result.output or words == "show"
+    assert CliRunner().invoke(app, ["bundle", "events", "--json", str(path)]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["events.sqlite", INFLIGHT_FILE])
+def test_a_schema_that_is_no_text_any_more_is_kept_as_evidence(path: Path, name: str) -> None:
+    for file in (path / "events.sqlite", path / INFLIGHT_FILE):
+        with closing(sqlite3.connect(file)) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    data = (path / name).read_bytes().replace(b"NOT NULL", b"NOT NUL\xcc", 1)
+    (path / name).write_bytes(data)
+    assert f"{name} was damaged" in seal(path)
+    assert (path / "evidence" / name).read_bytes() == data
