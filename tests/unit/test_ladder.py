@@ -260,7 +260,7 @@ def test_an_event_whose_text_is_damaged_is_told_with_the_others(tmp_path: Path) 
     bundle = left_behind(tmp_path, "signal")
     with closing(sqlite3.connect(bundle / "events.sqlite")) as db, db:
         db.execute("update events set message = cast(x'53494749ce54' as text) where id = 2")
-    words = [rung.words for rung in rungs_after(bundle, guard_report(tmp_path))]
+    words = [rung.words for rung in rungs_after(bundle, guard_report(tmp_path)[0])]
     assert words[0] == "SIGI\\xceT"
     assert words[1].startswith("the last that was recorded")
 
