@@ -62,7 +62,7 @@ class Opening:
             if service.doing != text:
                 service.enter("STARTING", text)
                 service.warn("rig.busy", text)
-            with trio.move_on_after(_BUSY_RETRY_S) as service.idle:
+            with service.woken(_BUSY_RETRY_S):
                 await trio.sleep_forever()
         return False
 

@@ -2,8 +2,6 @@
 
 from collections.abc import Callable, Mapping
 
-import trio
-
 from capa.runtime.safe_state import ChannelVerdict, drive_safe_state
 from capad.service import Bench, Service
 
@@ -48,7 +46,7 @@ class Safing:
             )
             service.enter("STARTING", text)
             service.console.waiting(text)
-            with trio.move_on_after(_SAFE_RETRY_S) as service.idle:
+            with service.woken(_SAFE_RETRY_S):
                 await bench.rig.wait_answering(_SAFE_RETRY_S)
         return False
 

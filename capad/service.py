@@ -3,11 +3,14 @@
 Changed only in the loop's own thread, and nowhere with a checkpoint in between.
 """
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.runtime.conductor import Conductor
@@ -26,8 +29,6 @@ from capad.supervision import Notifier, Supervisor
 from capad.wiring import Parts
 
 if TYPE_CHECKING:
-    import trio
-
     from capad.jobs import Job
     from capad.spool import Spool
 
@@ -103,7 +104,7 @@ class Service:
         self.bench: Bench | None = None
         self.spool: Spool | None = None
         self.current: Job | None = None
-        self.idle: trio.CancelScope | None = None
+        self._wait: trio.CancelScope | None = None
         self.stopping = ""
         self.abort = ""
         self.reload = False
@@ -111,10 +112,19 @@ class Service:
         self.lost: str | None = None
         self.code = 0
 
+    @contextmanager
+    def woken(self, within_s: float = math.inf) -> Iterator[None]:
+        """Wait, in the block, for no longer than this, and no longer than until ``wake``."""
+        with trio.move_on_after(within_s) as self._wait:
+            try:
+                yield
+            finally:
+                self._wait = None
+
     def wake(self) -> None:
-        """Have the run loop look at what was set, if it is waiting for a job."""
-        if self.idle is not None:
-            self.idle.cancel()
+        """Have the run loop look at what was set, if it is waiting."""
+        if self._wait is not None:
+            self._wait.cancel()
 
     def made_safe(self, verdicts: Mapping[str, ChannelVerdict]) -> None:
         """Take note of how the safe state ended; of each output, what was seen last counts."""

@@ -89,6 +89,7 @@ class Working:
                 break
             await self._hold_if_asked(spool)
             if service.abort:  # woken before anybody knew what waits: it is held all the same
+                await trio.lowlevel.checkpoint()
                 continue
             got = await self._next(spool)
             if got is not None:
@@ -134,10 +135,9 @@ class Working:
         """Wait for a job; None when woken for another reason."""
         service = self._service
         got = None
-        with trio.CancelScope() as service.idle:
+        with service.woken():
             got = await spool.next(service.blocked)
-        service.idle = None
-        return got
+        return got  # noqa: RET504 - still None when woken
 
     async def _conduct(self, spool: Spool, bench: Bench, job: Job, prepared: Prepared) -> None:
         """Run one job to its report."""
@@ -221,12 +221,11 @@ class Working:
     async def _hold_if_asked(self, spool: Spool) -> None:
         """An abort with nothing running holds what waits."""
         service = self._service
-        if service.abort and service.idle is None:
+        if service.abort:
             waiting = bool(spool.queued)
             if not spool.scanned.is_set():  # asked for in the start: nobody knows yet what waits
-                with trio.CancelScope() as service.idle:
+                with service.woken():
                     await spool.scanned.wait()
-                service.idle = None
                 if not spool.scanned.is_set():
                     return
                 waiting = not spool.is_empty

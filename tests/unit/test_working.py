@@ -1,5 +1,6 @@
 """The run loop: what a person asks for before the spool is known is done once it is."""
 
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -81,6 +82,48 @@ async def test_however_often_sigint_comes_early_in_a_start_the_queue_is_held_and
         nursery.cancel_scope.cancel()
     assert len(bench.conducted) == (0 if signals else 1)
     assert bench.spool.held == ("aborted by SIGINT with nothing running" if signals else None)
+
+
+async def waits_for_the_rig(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = iter(["capa run drives the rig", ""])
+    monkeypatch.setattr(bench.service.guarding, "take", lambda: next(answers))
+    assert await bench.daemon._opening.take()
+
+
+async def waits_for_a_device(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def nothing(*_: object) -> dict[str, bool]:
+        await trio.sleep(1)
+        return {}
+
+    silent = iter([["furnace"], []])
+    safing = bench.daemon._safing
+    monkeypatch.setattr(safing, "_drive", nothing)
+    monkeypatch.setattr(safing, "_missing", lambda *_: next(silent))
+    health = SimpleNamespace(detail="no answer")
+    rig = SimpleNamespace(wait_answering=nothing, health=lambda _: health)
+    parts = SimpleNamespace(profile=SimpleNamespace(name="bench"))
+    assert await safing.become_safe(SimpleNamespace(rig=rig, parts=parts))
+
+
+@pytest.mark.parametrize("wait", [waits_for_the_rig, waits_for_a_device])
+async def test_a_sigint_while_the_start_waits_holds_the_queue(
+    autojump_clock: MockClock,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    wait: Callable[[Bench, pytest.MonkeyPatch], Awaitable[None]],
+) -> None:
+    bench = Bench(tmp_path, monkeypatch)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait, bench, monkeypatch)
+        await trio.sleep(0.5)
+        bench.daemon._interrupted()
+        await trio.sleep(10)
+        nursery.start_soon(bench.spool.run)
+        nursery.start_soon(bench.work, nursery)
+        await trio.sleep(30)
+        nursery.cancel_scope.cancel()
+    assert bench.conducted == []
+    assert bench.spool.held == "aborted by SIGINT with nothing running"
 
 
 @pytest.mark.parametrize("way", ["_terminated", "_hung_up"])
