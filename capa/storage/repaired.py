@@ -16,7 +16,7 @@ from capa.storage.inflight import (
     is_orphaned,
     wal_of,
 )
-from capa.storage.salvage import resume_salvage, salvage
+from capa.storage.salvage import columns_of, resume_salvage, salvage
 from capa.storage.wal import first_page, mend_wal
 from capa.storage.work import Work
 
@@ -37,7 +37,7 @@ def repaired(work: Work, name: str, create: Callable[[sqlite3.Connection], None]
         work.note(mended)
     try:
         if path.exists():
-            _check(path)
+            _check(path, create)
     except sqlite3.OperationalError:  # locked, read-only, full: not damage
         raise
     except sqlite3.DatabaseError:
@@ -88,7 +88,7 @@ def _tables(path: Path) -> dict[str, set[str]]:
     return tables
 
 
-def _check(path: Path) -> None:
+def _check(path: Path, create: Callable[[sqlite3.Connection], None]) -> None:
     """Look for damage, without changing anything.
 
     Raises:
@@ -99,8 +99,14 @@ def _check(path: Path) -> None:
             (verdict,) = connection.execute("PRAGMA quick_check(1)").fetchone()
         except UnicodeDecodeError as error:  # SQLite's own words quote what is damaged
             raise sqlite3.DatabaseError(f"its schema is damaged: {error.reason}") from error
-    if verdict != "ok":
-        raise sqlite3.DatabaseError(verdict)
+        if verdict != "ok":
+            raise sqlite3.DatabaseError(verdict)
+        with closing(sqlite3.connect(":memory:")) as known:
+            create(known)
+            for (table,) in known.execute("SELECT name FROM sqlite_master WHERE type = 'table'"):
+                ours, found = columns_of(known, table), columns_of(connection, table)
+                if len(found) == len(ours) and found != ours:
+                    raise sqlite3.DatabaseError(f"{table} has other names for its columns")
 
 
 def _as_single_file(path: Path, create: Callable[[sqlite3.Connection], None]) -> None:

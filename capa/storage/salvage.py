@@ -9,7 +9,7 @@ from capa.storage.atomic import fsync_dir, fsync_file
 from capa.storage.evidence import EVIDENCE_DIR, keep_evidence
 from capa.storage.inflight import EVENTS_FILE, connect_for_reading, create_events, create_inflight
 
-__all__ = ["resume_salvage", "salvage"]
+__all__ = ["columns_of", "resume_salvage", "salvage"]
 
 _MAX_ROWS = 2**40
 _UNREADABLE = (sqlite3.DatabaseError, UnicodeDecodeError)
@@ -40,9 +40,10 @@ def salvage(path: Path) -> str:
     rows = 0
     with closing(sqlite3.connect(target, isolation_level=None)) as new:
         tables = ("events",) if path.name == EVENTS_FILE else _INFLIGHT_TABLES
-        for statement in _statements(path, tables):
-            new.execute(statement)
         (create_events if path.name == EVENTS_FILE else create_inflight)(new)
+        for table, statement in _older(path, tables, new):
+            new.execute(f"DROP TABLE {table}")
+            new.execute(statement)
         for table in tables:
             rows += _copy(path, new, table)
     fsync_file(target)
@@ -61,8 +62,31 @@ def resume_salvage(path: Path) -> None:
     target.unlink(missing_ok=True)
 
 
-def _statements(path: Path, tables: tuple[str, ...]) -> list[str]:
-    """Return how the damaged file's own tables were made: they may be of an older format."""
+def _older(
+    path: Path, tables: tuple[str, ...], new: sqlite3.Connection
+) -> Iterator[tuple[str, str]]:
+    """Yield tables of an older format, which have fewer columns, and how they were made.
+
+    Where only names differ, these are damaged: rows are copied by place, into what we call them.
+    """
+    for table, statement in _statements(path, tables):
+        with closing(sqlite3.connect(":memory:")) as trial:
+            try:
+                trial.execute(statement)
+            except sqlite3.Error:
+                continue
+            if 0 < len(columns_of(trial, table)) < len(columns_of(new, table)):
+                yield table, statement
+
+
+def columns_of(connection: sqlite3.Connection, table: str) -> list[str]:
+    """Return the names of a table's columns, in their order; none where there is no table."""
+    query = "SELECT name FROM pragma_table_info(?) ORDER BY cid"
+    return [str(name) for (name,) in connection.execute(query, (table,))]
+
+
+def _statements(path: Path, tables: tuple[str, ...]) -> list[tuple[str, str]]:
+    """Return how the damaged file's own tables were made."""
     try:
         with closing(connect_for_reading(path)) as old:
             rows = old.execute(
@@ -70,7 +94,8 @@ def _statements(path: Path, tables: tuple[str, ...]) -> list[str]:
             ).fetchall()
     except _UNREADABLE:
         return []
-    return [sql for name, sql in rows if name in tables and str(sql).startswith("CREATE TABLE")]
+    mine = [(name, str(sql)) for name, sql in rows if name in tables]
+    return [(name, sql) for name, sql in mine if sql.startswith("CREATE TABLE")]
 
 
 def _salvaged(path: Path) -> Path:

@@ -190,6 +190,19 @@ def test_an_altered_event_keeps_nobody_from_sealing_and_reading_the_rest(
     assert CliRunner().invoke(app, ["bundle", "events", "--json", str(path)]).exit_code == 0
 
 
+@pytest.mark.parametrize(
+    ("name", "column"),
+    [("events.sqlite", "message"), (INFLIGHT_FILE, "raw_value"), (INFLIGHT_FILE, "id")],
+)
+def test_a_damaged_name_of_a_column_costs_no_row(path: Path, name: str, column: str) -> None:
+    table = "events" if name == "events.sqlite" else "batches"
+    changed(path / name, f"ALTER TABLE {table} RENAME {column} TO zz")
+    assert f"{name} was damaged" in seal(path)
+    assert [event.message for event in open_bundle(path).events()] == ["it began", "too hot"]
+    assert pq.read_metadata(path / "scalars.parquet").num_rows == 12
+    assert "bundle.chain_was_broken" not in {problem.code for problem in verify_bundle(path)}
+
+
 @pytest.mark.parametrize("name", ["events.sqlite", INFLIGHT_FILE])
 def test_a_schema_that_is_no_text_any_more_is_kept_as_evidence(path: Path, name: str) -> None:
     for file in (path / "events.sqlite", path / INFLIGHT_FILE):
