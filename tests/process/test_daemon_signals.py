@@ -150,8 +150,8 @@ def test_a_sigint_that_comes_while_it_starts_holds_what_waits(twin: Twin, tmp_pa
     incoming.mkdir(parents=True)
     (incoming / "waits.method.toml").write_text(method_toml(hold_s=600))
     with running_daemon(tmp_path, twin.profile, early=early) as daemon:
-        daemon.wait_status("HELD")
-        assert len(daemon.jobs("queued")) == 1
+        daemon.wait_status("HELD")  # what is still settling in incoming/ waits, too
+        eventually(lambda: len(daemon.jobs("queued")) == 1, "it is queued", say=daemon.log)
         assert not list(daemon.runs.glob("2*"))
         daemon.release()
         daemon.wait_setpoint(twin, above=99)
