@@ -90,11 +90,21 @@ class ForegroundRun:
                     code = await self._on(rig, parts, stages)
                 finally:
                     with trio.move_on_after(2 * SAFING_BUDGET_S, shield=True):
-                        left = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S)
+                        left = await self._last_drive(rig, stages)
                         code = self._judged(code, left)
                         await self._leave(stages, left, tell=was_due or self._ran)
             nursery.cancel_scope.cancel()
         return code
+
+    async def _last_drive(self, rig: Rig, stages: LaterStages) -> Mapping[str, ChannelVerdict]:
+        """Drive stage one before the links close, unless that took back what a later stage did.
+
+        Once all stages are through there is nobody left to drive such an output again.
+        """
+        first = rig.profile.safe_state[0].set if rig.profile.safe_state else {}
+        if not stages.due and stages.verdicts.keys() & first.keys():
+            return {}
+        return await drive_safe_state(rig, budget_s=SAFING_BUDGET_S)
 
     async def listen(self, task_status: trio.TaskStatus[None]) -> None:
         """Ctrl-C stops the run, a second one ends its cooldown; SIGTERM does both at once.

@@ -202,6 +202,33 @@ async def test_when_the_purge_is_off_nothing_is_left_to_the_daemon(
         assert "NOT DONE" not in t.said
 
 
+async def test_the_last_drive_takes_back_nothing_that_a_later_stage_did(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purging = {"set": {**HEAT_OFF["set"], "purge.flow": 50.0}}
+    warm = profile(safe_state=[purging, {**PURGE_OFF, "when": {**COLD, "value": 1000.0}}])
+    async with terminal(tmp_path, monkeypatch, warm) as t:
+        await t.run()
+        assert t.code == 0
+        assert "purge.flow = 0: proven" in t.said
+        assert t.twins.outputs()["mfc.setpoint"] == pytest.approx(0.0, abs=0.1)
+        assert not t.stages.file.exists()
+
+
+async def test_a_purge_that_is_not_over_is_left_to_the_daemon_as_stage_one_has_it(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purging = {"set": {**HEAT_OFF["set"], "purge.flow": 50.0}}
+    cold = profile(safe_state=[purging, {**PURGE_OFF, "when": COLD}])
+    async with terminal(tmp_path, monkeypatch, cold) as t, trio.open_nursery() as nursery:
+        nursery.start_soon(t.run)
+        await until(lambda: "cooling:" in t.said)
+        t.interrupt()
+        await until(lambda: t.code is not None)
+        assert t.twins.outputs()["mfc.setpoint"] == pytest.approx(50.0, abs=0.1)
+        assert "NOT DONE: purge.flow to 0" in t.said
+
+
 async def test_an_output_that_the_last_drive_does_not_reach_is_latched_for_the_box(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
