@@ -55,7 +55,7 @@ class Hold:
     def read(self) -> str | None:
         """Return what the file says; None if there is none. Anything there is a hold."""
         try:
-            with os.fdopen(os.open(self.path, os.O_RDONLY | os.O_NONBLOCK), "rb") as file:
+            with open(self.path, "rb", opener=_at_once) as file:  # which closes a folder, too
                 return file.read(500).decode("utf-8", "replace")
         except FileNotFoundError:
             return None
@@ -68,6 +68,11 @@ class Hold:
         changed = now != self.held
         self.held = now
         return changed
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting for who writes to a pipe."""
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def _first_line(text: str) -> str:

@@ -361,9 +361,8 @@ class SpoolFolders:
             raise _refusal(job, "spool.owner", message, hint)
 
     def _read(self, path: Path, job: Job) -> bytes:
-        flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
         try:
-            with os.fdopen(os.open(path, flags), "rb") as file:
+            with open(path, "rb", opener=_without_following) as file:
                 return file.read(self._max_bytes + 1)
         except PermissionError:
             message = f"can't be read by the daemon (it belongs to {job.owner})"
@@ -402,8 +401,16 @@ def _given_back(target: Path, source: Path) -> bool:
 
 def _read_at_once(path: Path) -> bytes:
     """Read a file; what is none (a pipe that nobody writes to) makes nobody wait."""
-    with os.fdopen(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
+    with open(path, "rb", opener=_without_waiting) as file:  # which closes a folder, too
         return file.read()
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
+
+
+def _without_following(path: str, flags: int) -> int:
+    return _without_waiting(path, flags | os.O_NOFOLLOW)
 
 
 def _free(path: Path) -> Path:

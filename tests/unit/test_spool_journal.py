@@ -186,6 +186,19 @@ def test_a_fresh_lock_of_another_machine_is_respected_and_an_old_one_is_not(tmp_
     lock.release()
 
 
+def open_files() -> list[Path]:
+    return sorted(Path("/proc/self/fd").iterdir())
+
+
+def test_a_record_that_is_a_folder_costs_no_descriptor(folders: SpoolFolders) -> None:
+    record = folders.path(dropped(folders)) / "job.json"
+    record.unlink()
+    record.mkdir()
+    before = open_files()
+    assert list(folders.jobs(JobState.QUEUED)) == []
+    assert open_files() == before
+
+
 def test_a_hold_lasts_until_it_is_removed_or_released(tmp_path: Path) -> None:
     hold = Hold(tmp_path)
     hold.ask("x crashed\nand more")
@@ -201,6 +214,8 @@ def test_a_hold_lasts_until_it_is_removed_or_released(tmp_path: Path) -> None:
 def test_anything_that_is_called_hold_is_a_hold(tmp_path: Path) -> None:
     hold = Hold(tmp_path)
     hold.path.mkdir()
+    before = open_files()
     said = hold.read()
     assert said is not None
     assert "can't be read" in said
+    assert open_files() == before, "it is read at each rescan"
