@@ -109,7 +109,8 @@ class WatlowSettings:
     def _found(self, row: Row, reply: Registers, at: int) -> SettingFound:
         if row.kind == "enum":
             code = _code(reply, at)
-            self._second[row.info.name] = _is_second(reply, at)
+            if code != 0:  # else it stands in neither of the two
+                self._second[row.info.name] = _is_second(reply, at)
             value = row.value(code, self._unit)
             return SettingFound(value, "" if value is not None else f"code {code}, unknown")
         number, swapped = (float_at(reply.data, at, order) for order in _ORDERS[self._order])
@@ -120,20 +121,30 @@ class WatlowSettings:
         """Write one setting and read it back.
 
         Raises:
-            DeviceError: it may not be written, or the controller refused.
+            DeviceError: it may not be written, the controller refused, or it is an enumeration
+                that can't be read: which of its two registers it stands in is not known.
         """
         row = self._rows.get(name)
         if row is None or not row.info.writable:
             raise DeviceError(f"{self._name}: {name} is not written")
+        if row.kind == "enum" and name not in self._second:
+            await self._find_place(row, priority)
         reply = (await self._ask(self._writing(row, value), priority)).value
         if isinstance(reply, Refusal):
             raise DeviceError(f"{self._name} refused {name} = {say(value, row.info.unit)}: {reply}")
         return (await self.read({name}, priority=priority))[name]
 
+    async def _find_place(self, row: Row, priority: Priority) -> None:
+        """Read an enumeration that has not been read: it is written to where it stands."""
+        name = row.info.name
+        found = (await self.read({name}, priority=priority))[name]
+        if name not in self._second:
+            raise DeviceError(f"{self._name}: {name} is not written unread: {found.detail}")
+
     def _writing(self, row: Row, value: SettingValue) -> Query:
         number = row.number(value, self._unit)
         if row.kind == "enum":
-            second = self._second.get(row.info.name, False)
+            second = self._second[row.info.name]
             return enum_query(self._address, row.address, int(number), second=second)
         return Query(WriteRegisters(self._address, row.address, float_words(number, self._order)))
 

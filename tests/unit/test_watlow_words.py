@@ -155,6 +155,42 @@ async def test_a_setting_is_enforced_where_it_was_read(
         assert found.value == value
 
 
+@ENUM_WORDS
+async def test_a_setting_that_was_not_read_is_read_before_it_is_written(
+    enum_word: str, autojump_clock: MockClock
+) -> None:
+    settings = Bench(enum_word).driver.settings
+    found = await settings.write("save_to_eeprom", False, priority=Priority.COMMAND)
+    assert found.value is False
+
+
+@ENUM_WORDS
+async def test_a_setting_that_cannot_be_read_is_not_written(
+    enum_word: str, autojump_clock: MockClock
+) -> None:
+    bench = Bench(enum_word)
+    settings = bench.driver.settings
+    bench.twin.fault("exception", active=True, value=2)
+    found = await bench.settings()
+    assert found["save_to_eeprom"].value is None
+    with pytest.raises(DeviceError, match="save_to_eeprom is not written unread: register 2494"):
+        await settings.write("save_to_eeprom", False, priority=Priority.COMMAND)
+    assert {frame[1] for frame in bench.link.sent} == {3}
+    bench.twin.fault("exception", active=False)
+    written = await settings.write("save_to_eeprom", False, priority=Priority.COMMAND)
+    assert written.value is False
+
+
+async def test_a_setting_that_stands_in_neither_register_is_not_written(
+    autojump_clock: MockClock,
+) -> None:
+    bench = Bench("first", {2494: 0})
+    settings = bench.driver.settings
+    with pytest.raises(DeviceError, match="save_to_eeprom is not written unread: code 0, unknown"):
+        await settings.write("save_to_eeprom", False, priority=Priority.COMMAND)
+    assert {frame[1] for frame in bench.link.sent} == {3}
+
+
 @pytest.mark.parametrize("late_at", range(1, 12))
 async def test_a_late_reply_to_a_setting_that_was_read_alone_passes_for_no_other(
     late_at: int, autojump_clock: MockClock
