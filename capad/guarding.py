@@ -42,14 +42,19 @@ class Guarding:
     def take(self) -> str:
         """Take the rig's lock; return who drives the rig instead, in words. Blocks for a moment.
 
-        A folder that can't be used is nobody's: ``prepare`` says it.
+        A folder that can't be used is nobody's: ``prepare`` says it. A lock that this user may not
+        open can be anybody's.
         """
         try:
             self._lock.acquire()
         except RigBusyError as error:
             return str(error).partition(";")[0]  # what comes then is how to end a daemon
+        except PermissionError as error:
+            if self._lock.is_there():
+                why = f"{error.filename}: {error.strerror}"
+                return f"whether another program drives it can't be seen by this user ({why})"
         except OSError:
-            return ""
+            pass
         return ""
 
     def prepare(self, parts: Parts, *, simulated: bool) -> tuple[str, ...]:

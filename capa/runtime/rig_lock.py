@@ -9,7 +9,6 @@ sent.
 import fcntl
 import os
 import time
-from contextlib import suppress
 from pathlib import Path
 
 from capa.errors import CapaError
@@ -41,11 +40,12 @@ class RigLock:
         """
         if self._descriptor is not None:
             return
-        from capa.storage.atomic import hand_over  # late: `capa --help` needs none of it
+        # late: `capa --help` needs none of it
+        from capa.storage.atomic import make_folder, open_for_folder
 
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o640)
-        hand_over(descriptor, self._path.parent)  # else root's is closed to the daemon for good
+        make_folder(self._path.parent)
+        # The folder's owner's: else root's would be closed to the daemon for good.
+        descriptor = open_for_folder(self._path, os.O_RDWR, mode=0o640)
         _take(descriptor, self._path.parent)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
@@ -54,15 +54,12 @@ class RigLock:
     def acquire_if_there(self, *, make: bool = False) -> None:
         """Take the lock where there is a runtime directory: without one no daemon can be at work.
 
-        On a box one may be started any time: with ``make``, the folder is made if it may be.
+        On a box one may be started any time: with ``make``, the folder is made.
 
         Raises:
-            RigBusyError: another process has it, or that can't be seen.
+            RigBusyError: another process has it, or that can't be seen, or nobody would see ours.
         """
-        if make:
-            with suppress(OSError):
-                self._path.parent.mkdir(parents=True, exist_ok=True)
-        if not self._path.parent.is_dir():
+        if not make and not self._path.parent.is_dir():
             return
         try:
             self.acquire()
@@ -71,6 +68,16 @@ class RigLock:
                 f"whether capad drives the rig can't be seen: {self._path}: {error.strerror}; "
                 "run this as root or as the daemon's user"
             ) from error
+
+    def is_there(self) -> bool:
+        """Whether there is a file that somebody could hold; where nobody may look, there may be."""
+        try:
+            self._path.lstat()
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+        except OSError:
+            return True
+        return True
 
     def release(self) -> None:
         """Give it back."""
