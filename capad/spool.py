@@ -33,6 +33,8 @@ _LOOK = "incoming/ can't be read"
 _TAKE_UP = "the queue can't be read"
 _MOVE = "a job can't be moved out of active/"
 _SAVE = "job.json can't be written"
+_SAVED_LATER = "which run it is, is written when the job ends"
+_SETTLED_LATER = "it is settled at the first start that may read it"
 _HOLD = "the hold can't be written; the queue is held all the same"
 
 
@@ -86,6 +88,7 @@ class Spool:
         self._clock = ClockWatch()
         self._rechecking = False
         self._left_behind = True
+        self._skipped: set[str] = set()
         self.changed = Pulse()
         self._troubles = Troubles(folders.root, log)
         self.beat_at_s = trio.current_time()
@@ -313,19 +316,35 @@ class Spool:
     async def _take_up(self) -> None:
         """Take up what a kill or the disk left behind: half-claimed files, jobs not checked yet."""
         try:
-            jobs = await trio.to_thread.run_sync(self._queued_on_disk)
+            jobs, skipped = await trio.to_thread.run_sync(self._queued_on_disk)
         except OSError as error:
             self.in_trouble(error, _TAKE_UP)
             return
         self._troubles.end(_TAKE_UP)
-        self._left_behind = False
+        self._left_behind = bool(skipped)
+        await self._tell_skipped(skipped)
         known = {job.id for job in self.queued}
         await self._check_all([job for job in jobs if job.id not in known])
 
-    def _queued_on_disk(self) -> list[Job]:
+    def _queued_on_disk(self) -> tuple[list[Job], list[tuple[JobState, str, PermissionError]]]:
         self._folders.complete_staged()
+        skipped = self._folders.skipped()
         self._folders.put_right()
-        return list(self._folders.jobs(JobState.QUEUED))
+        return list(self._folders.jobs(JobState.QUEUED)), skipped
+
+    async def _tell_skipped(self, skipped: list[tuple[JobState, str, PermissionError]]) -> None:
+        """Have it known which jobs may not be read; of one that was running, hold the queue."""
+        told = set()
+        for state, job, error in skipped:
+            what = f"job {job} can't be read; it is left in {state}/"
+            told.add(what)
+            active = state is JobState.ACTIVE
+            self.in_trouble(error, what, then=_SETTLED_LATER if active else "")
+            if active and what not in self._skipped and what not in (self.held or ""):
+                await self.hold(f"{what}; {self.held}" if self.held else what)
+        for what in self._skipped - told:
+            self._troubles.end(what)
+        self._skipped = told
 
     async def _recheck(self) -> None:
         self._rechecking = False
@@ -389,7 +408,7 @@ class Spool:
         try:
             saved = await trio.to_thread.run_sync(act)
         except OSError as error:
-            self.in_trouble(error, _SAVE)
+            self.in_trouble(error, _SAVE, then=_SAVED_LATER)
             return None
         self._troubles.end(_SAVE)
         return saved
@@ -425,9 +444,9 @@ class Spool:
                 " time: look at date, then release the queue"
             )
 
-    def in_trouble(self, error: OSError, what: str) -> None:
+    def in_trouble(self, error: OSError, what: str, *, then: str = "") -> None:
         """Say once what is wrong with the disk; it stays in the status until it is mended."""
-        self._troubles.begin(what, error)
+        self._troubles.begin(what, error, then=then)
         self.changed.set()
 
     def mended(self, what: str) -> None:

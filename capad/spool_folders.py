@@ -18,7 +18,7 @@ import pwd
 import stat
 import time
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -101,6 +101,7 @@ class SpoolFolders:
         self._owners = frozenset(owners)
         self._next_sequence = 1
         self._seen = Seen(self.root)
+        self._skipped: dict[Path, PermissionError] = {}
 
     def prepare(self) -> None:
         """Make the folders that are missing, and go on numbering where the last daemon stopped."""
@@ -138,22 +139,50 @@ class SpoolFolders:
         """Write the ``job.json`` of a job that is not over and whose own can't be read.
 
         Its file is what counts; what can't be read is kept beside it. A folder that is not the
-        daemon's to write into is a stranger: it must not stop the others.
+        daemon's to read, or to write into, stops nobody; see ``skipped``.
         """
+        self._skipped.clear()
         for state in (JobState.QUEUED, JobState.ACTIVE):
             for folder in self._job_folders(state):
-                with suppress(PermissionError):
+                with self._or_skipped(folder):
                     self._make_one_anew(folder, state)
 
     def _make_one_anew(self, folder: Path, state: JobState) -> None:
+        if self._read_job(folder, state) is not None:
+            return
         files = _dropped_in(folder)
-        if len(files) != 1 or self._read_job(folder, state) is not None:
+        if len(files) != 1:
             return
         job = self._told_by_file(folder, files[0], state)
         with suppress(FileNotFoundError):
             (folder / JOB_FILE).rename(_free(folder / _DAMAGED))
         note = f"{JOB_FILE} could not be read: made anew from the file"
         self.save(replace(job, history=(_move(state, note),)))
+
+    @contextmanager
+    def _or_skipped(self, folder: Path) -> Iterator[None]:
+        """Do something with a folder, or remember that this is not allowed."""
+        self._skipped.pop(folder, None)
+        try:
+            yield
+        except PermissionError as error:
+            self._skipped[folder] = error
+
+    def skipped(self) -> list[tuple[JobState, str, PermissionError]]:
+        """Return the jobs whose folder may not be read, or written where its record is gone.
+
+        What is queued is tried again; what was active is settled at a start, and only then.
+        """
+        for folder in list(self._skipped):
+            if not folder.exists():
+                del self._skipped[folder]
+            elif folder.parent.name == JobState.QUEUED and not folder.name.startswith(_STAGED):
+                with self._or_skipped(folder):
+                    self._make_one_anew(folder, JobState.QUEUED)
+        return [
+            (JobState(folder.parent.name), folder.name.removeprefix(_STAGED), error)
+            for folder, error in self._skipped.items()
+        ]
 
     def path(self, job: Job) -> Path:
         """Return the job's folder."""
@@ -207,13 +236,14 @@ class SpoolFolders:
         """Finish what a kill or a full disk interrupted between the rename and the queue."""
         jobs = []
         for folder in self._job_folders(JobState.QUEUED, _STAGED):
-            files = _dropped_in(folder)
-            if len(files) == 1:
-                jobs.append(self._admit(self._told_by_file(folder, files[0], JobState.QUEUED)))
-            elif not files:
-                for leftover in folder.iterdir():
-                    leftover.unlink()
-                folder.rmdir()
+            with self._or_skipped(folder):
+                files = _dropped_in(folder)
+                if len(files) == 1:
+                    jobs.append(self._admit(self._told_by_file(folder, files[0], JobState.QUEUED)))
+                elif not files:
+                    for leftover in folder.iterdir():
+                        leftover.unlink()
+                    folder.rmdir()
         return jobs
 
     def _job_folders(self, state: JobState, mark: str = "") -> list[Path]:

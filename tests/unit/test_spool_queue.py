@@ -282,6 +282,108 @@ async def test_the_trouble_with_a_file_that_is_gone_is_over(
         nursery.cancel_scope.cancel()
 
 
+def why_held(spool: Spool) -> str:
+    return spool.held or ""
+
+
+def unreadable(monkeypatch: pytest.MonkeyPatch, *folders: Path) -> set[Path]:
+    """Have folders be as root's copy of a backup leaves them (0700); who is root reads anything."""
+    denied = set(folders)
+
+    def refusing(name: str) -> None:
+        honest = getattr(spool_folders, name)
+
+        def act(path: Path) -> object:
+            if denied & {path, path.parent}:
+                raise PermissionError(errno.EACCES, "Permission denied", str(path))
+            return honest(path)
+
+        monkeypatch.setattr(spool_folders, name, act)
+
+    refusing("_read_at_once")
+    refusing("_dropped_in")
+    return denied
+
+
+async def test_a_queued_job_that_may_not_be_read_is_named_and_runs_once_it_may(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = await filled(tmp_path, "0 -", "0 -")
+    first, _ = before.queued
+    denied = unreadable(monkeypatch, tmp_path / "spool" / "queued" / first.id)
+    spool = await filled(tmp_path)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.run)
+        await trio.sleep(60)
+        assert f"job {first.id} can't be read; it is left in queued/" in (spool.trouble or "")
+        assert spool.held is None
+        assert await next_name(spool) == "1"
+        denied.clear()
+        with trio.fail_after(10):
+            assert await next_name(spool) == "0"
+        assert spool.trouble is None
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_claim_in_progress_that_may_not_be_read_is_named_and_stops_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await filled(tmp_path, "0 -")
+    staged = tmp_path / "spool" / "queued" / ".000007-20261120-131500-a"
+    staged.mkdir()
+    unreadable(monkeypatch, staged)
+    spool = await filled(tmp_path)
+    assert "job 000007-20261120-131500-a can't be read" in (spool.trouble or "")
+    assert await next_name(spool) == "0"
+
+
+@pytest.mark.parametrize("held", ["", "sample change, Maria"])
+async def test_an_interrupted_job_that_may_not_be_read_is_named_and_holds_the_queue(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    before = await filled(tmp_path, "0 -", "0 -")
+    job, _ = await before.next(lambda: False)
+    if held:
+        await before.hold(held)
+    unreadable(monkeypatch, tmp_path / "spool" / "active" / job.id)
+    spool = await filled(tmp_path)
+    words = f"job {job.id} can't be read; it is left in active/"
+    assert why_held(spool) == (f"{words}; {held}" if held else words)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.run)
+        await trio.sleep(60)
+        assert words in (spool.trouble or "")
+        assert "settled at the first start that may read it" in (spool.trouble or "")
+        await spool.release("Maria")
+        await trio.sleep(60)
+        assert not why_held(spool), "who has seen it may let the queue go on"
+        nursery.cancel_scope.cancel()
+    again = await filled(tmp_path)
+    assert again.held == words
+
+
+async def test_which_run_a_job_is_that_can_not_be_written_is_told_until_the_job_ends(
+    tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spool = await filled(tmp_path, "0 -")
+    job, _ = await spool.next(lambda: False)
+    refused = Denied(monkeypatch, "save")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(spool.run)
+        job = await spool.remember_run(job, "20261121-120000-00aa")
+        refused.on = False
+        await trio.sleep(120)
+        assert "job.json can't be written" in (spool.trouble or "")
+        assert "which run it is, is written when the job ends" in (spool.trouble or "")
+        assert "tried again" not in (spool.trouble or "")
+        report = before_arming(job, "stopped")
+        await spool.finish(job, JobState.FAILED, report, stopping=lambda: False)
+        assert spool.trouble is None
+        nursery.cancel_scope.cancel()
+    (ended,) = (tmp_path / "spool" / "failed").glob("*/job.json")
+    assert json.loads(ended.read_text())["run_id"] == "20261121-120000-00aa"
+
+
 async def test_where_nothing_tells_of_a_dropped_file_it_is_found_by_looking(
     tmp_path: Path, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
