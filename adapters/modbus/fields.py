@@ -61,6 +61,8 @@ _ROUNDED = 0.501
 number: of a valve in a register, open instead of closed."""
 _BORDER = 1e-6
 """Of a step: how far past a border of the map a whole number may be scaled that lies on it."""
+_FLOAT32_BORDER = 1.2e-7
+"""Of a border: how far past it the float32 may lie that an instrument shows at it, twice over."""
 
 
 class RegisterField(Frozen):
@@ -244,12 +246,18 @@ def status_of(field: RegisterField, value: float) -> Status:
     """Say what a decoded value is worth."""
     if not math.isfinite(value):
         return Status.SENSOR_FAIL
-    border = 0.0 if field.type == "float32" else _BORDER * abs(field.scale)
-    if field.valid_min is not None and value < field.valid_min - border:
+    if field.valid_min is not None and value < field.valid_min - _border(field, field.valid_min):
         return Status.UNDERRANGE
-    if field.valid_max is not None and value > field.valid_max + border:
+    if field.valid_max is not None and value > field.valid_max + _border(field, field.valid_max):
         return Status.OVERLOAD
     return Status.OK
+
+
+def _border(field: RegisterField, bound: float) -> float:
+    """Return how far past a bound a value may be decoded that lies on it."""
+    if field.type != "float32":
+        return _BORDER * abs(field.scale)
+    return _FLOAT32_BORDER * abs(bound - field.offset)  # as in the register, where it was rounded
 
 
 def encode(field: RegisterField, value: float, order: WordOrder) -> tuple[int, ...]:

@@ -14,6 +14,7 @@ from adapters.modbus.device import ModbusAdapter
 from adapters.modbus.fields import FieldType, RegisterField, decode, status_of
 from adapters.modbus.mapfile import MapError, load_map, shipped_maps
 from adapters.modbus.twin import ModbusTwin
+from adapters.modbus.words import as_float32
 from capa.channels.sample import Status
 from capa.config.beside import files_beside
 from capa.devices.adapter import FieldWrite, Reading, WriteAck
@@ -251,6 +252,27 @@ def test_a_number_on_the_border_is_one_that_can_be_measured(raw: int, status: St
     )
     seen = decode(field, raw.to_bytes(2, "big", signed=True), 0, "high_low")
     assert status_of(field, seen) is status
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (0.1, 0.0), (-1.8, -459.67)])
+def test_a_float32_on_the_border_is_one_that_can_be_measured(scale: float, offset: float) -> None:
+    wrong = []
+    for tenths in range(-1999, 2000, 7):
+        bound = tenths / 10
+        raw = as_float32((bound - offset) / scale)
+        for side, sign, beyond in (
+            ("valid_max", 1.0, Status.OVERLOAD),
+            ("valid_min", -1.0, Status.UNDERRANGE),
+        ):
+            field = RegisterField.model_validate(
+                {"address": 0, "type": "float32", "unit": "V", "scale": scale, "offset": offset}
+                | {side: bound}
+            )
+            past = bound + sign * max(abs(bound - offset), 1.0) * 5e-7
+            for value, status in ((scale * raw + offset, Status.OK), (past, beyond)):
+                if status_of(field, value) is not status:
+                    wrong.append((bound, side, status))
+    assert wrong == []
 
 
 @pytest.mark.parametrize(
