@@ -8,8 +8,9 @@ knows what stood in it.
 import fcntl
 import json
 import os
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -18,12 +19,14 @@ from typing import Any
 from structlog.typing import FilteringBoundLogger
 
 from capa.clock import utc_now
-from capa.storage.atomic import hand_over, write_for_folder
+from capa.storage.atomic import make_folder, open_for_folder, write_for_folder
 
 __all__ = ["Trip", "TripStore", "Trips"]
 
 _UNREADABLE = "trips file"
 _VERSION = 1
+_PATIENCE_S = 1.0
+"""For another program's save, which takes milliseconds."""
 _DAMAGED = (OSError, ValueError, KeyError, TypeError, RecursionError)
 
 
@@ -64,17 +67,18 @@ class TripStore:
         records: Sequence[Mapping[str, Any]],
         *,
         known: Collection[Trip] = (),
-    ) -> None:
+    ) -> bool:
         """Write what is latched, and add to the journal.
 
-        What stands there and is not ``known`` was latched by another program: it stays.
+        What stands there and is not ``known`` was latched by another program: it stays. Returns
+        whether nobody else can have been writing; a trip is on the disk all the same.
 
         Raises:
             OSError: as the file system says, with the file's name. If it is the store's, what was
                 latched before still stands there.
         """
-        self.file.parent.mkdir(parents=True, exist_ok=True)
-        with _alone_in(self.file.parent):
+        make_folder(self.file.parent)
+        with _alone_in(self.file.parent) as alone:
             others = [one for one in self._standing() if one not in known and one not in trips]
             data = {"version": _VERSION, "trips": [asdict(trip) for trip in (*others, *trips)]}
             text = json.dumps(data, indent=2) + "\n"
@@ -82,6 +86,7 @@ class TripStore:
                 write_for_folder(self.file, text.encode())
             with _named(self.journal_file):
                 self._note(records)
+        return alone
 
     def _standing(self) -> tuple[Trip, ...]:
         """Return what others may have latched meanwhile; a damaged file says nothing."""
@@ -91,8 +96,8 @@ class TripStore:
             return ()
 
     def _note(self, records: Sequence[Mapping[str, Any]]) -> None:
-        with self.journal_file.open("a", encoding="utf-8") as journal:
-            hand_over(journal.fileno(), self.journal_file.parent)
+        descriptor = open_for_folder(self.journal_file, os.O_WRONLY | os.O_APPEND)
+        with os.fdopen(descriptor, "a", encoding="utf-8") as journal:
             journal.writelines(json.dumps(record) + "\n" for record in records)
             journal.flush()
             os.fsync(journal.fileno())
@@ -165,20 +170,41 @@ class Trips:
             OSError: one of them could not be written, and still has to be; it is named.
         """
         trips, records = self._latched, tuple(self._unsaved)
-        store.save(trips, records, known=self._known)
+        if not store.save(trips, records, known=self._known):
+            words = (
+                f"another program keeps {store.file.parent} locked; trips are saved all the same"
+            )
+            self._log.warning("safety.saved_beside_another", message=words)
         del self._unsaved[: len(records)]
 
 
 @contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """Keep other programs from saving meanwhile, where the file system has locks."""
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Keep other programs from saving meanwhile, where the file system has locks.
+
+    Whoever may read the folder can lock it for as long as he likes: False when he did, for a trip
+    that is not on the disk is worse than two that are written at once.
+    """
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        with suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
+        yield _locked(descriptor)
     finally:
         os.close(descriptor)
+
+
+def _locked(descriptor: int) -> bool:
+    until_s = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() >= until_s:
+                return False
+        except OSError:  # no locks here, and so nobody who waits for ours
+            return True
+        else:
+            return True
+        time.sleep(0.01)
 
 
 @contextmanager

@@ -1,5 +1,6 @@
 """Trips on disk: latched until cleared, and a file that can't be read is a trip."""
 
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -139,6 +140,36 @@ def test_what_root_saves_is_left_to_whom_the_folder_belongs_to(
     trips.latch("sensor pv", "broken")
     trips.save(store)
     assert given == {}
+
+
+def test_a_link_in_the_journals_place_is_named_and_not_followed(tmp_path: Path) -> None:
+    trips, store = tripped(tmp_path)
+    (tmp_path / "state").mkdir()
+    store.journal_file.symlink_to(tmp_path / "shadow")
+    with pytest.raises(OSError, match="a link is in the way") as caught:
+        trips.save(store)
+    assert caught.value.filename == str(store.journal_file)
+    assert not (tmp_path / "shadow").exists()
+    assert [trip.message for trip in store.load()] == ["too hot"]
+
+
+def test_a_folder_that_somebody_keeps_locked_keeps_no_trip_from_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("capa.runtime.trips._PATIENCE_S", 0.02)
+    store = TripStore(tmp_path)
+    folder = os.open(tmp_path, os.O_RDONLY | os.O_DIRECTORY)
+    fcntl.flock(folder, fcntl.LOCK_SH)
+    with structlog.testing.capture_logs() as logs:
+        trips = Trips(log=structlog.get_logger())
+        trips.latch("alarm over", "too hot")
+        trips.save(store)
+        assert [trip.message for trip in store.load()] == ["too hot"]
+        os.close(folder)
+        trips.latch("sensor pv", "broken")
+        trips.save(store)
+    warned = [log["message"] for log in logs if log["log_level"] == "warning"]
+    assert warned == [f"another program keeps {tmp_path} locked; trips are saved all the same"]
 
 
 @pytest.mark.parametrize("name", ["trips.json", "trips.jsonl"])
