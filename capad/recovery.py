@@ -134,6 +134,10 @@ def _is_open(path: Path, manifest: Manifest) -> bool:
     return manifest.bundle_status in _UNFINISHED and not (path / SUMS_FILE).is_file()
 
 
+def _is_sealed(path: Path, manifest: Manifest) -> bool:
+    return manifest.bundle_status == "sealed" and (path / SUMS_FILE).is_file()
+
+
 async def _seal(path: Path, log: FilteringBoundLogger, sign_key: Path | None) -> FinalizeResult:
     result = await finalize_in_child(path, sign_key=sign_key)
     if result.sealed:
@@ -166,7 +170,11 @@ def _report(
     guard: GuardReport | None,
     unread: str,
 ) -> Report:
-    """Say what became of an interrupted job; only a bundle that verifies can say it was done."""
+    """Say what became of an interrupted job; only a bundle that was sealed can say it was done.
+
+    One that does not verify can't. One that nobody could look at just now (somebody has it in
+    hand, it takes too long) was verified when it was sealed, and is no reason to hold the queue.
+    """
     if path is None or result is None:
         return interrupted(job, "it had not begun to record")
     manifest = _manifest(path)
@@ -175,9 +183,14 @@ def _report(
     if manifest.run_status == "completed" and result.sealed:
         summary = "completed and sealed; the daemon ended before it could say so"
         return Report(job, JobState.DONE, summary, advice=(f"Bundle: {path}",))
-    detail = f"bundle {path}: {manifest.run_status}, {result.bundle_status}"
-    if not result.sealed and result.detail:
-        detail += f" ({shorten(result.detail, _LONGEST_WHY)})"
+    why = f" ({shorten(result.detail, _LONGEST_WHY)})" if result.detail else ""
+    unverified = result.bundle_status in _UNFINISHED and _is_sealed(path, manifest)
+    if manifest.run_status == "completed" and unverified:
+        summary = f"completed and sealed; not verified again since the daemon ended{why}"
+        advice = (f"Bundle: {path}", f"To verify it: capa bundle verify {path}")
+        return Report(job, JobState.DONE, summary, advice=advice)
+    status = "sealed, not verified again" if unverified else result.bundle_status
+    detail = f"bundle {path}: {manifest.run_status}, {status}{'' if result.sealed else why}"
     acted = guard if guard is not None and _came_after(manifest, guard) else None
     if acted is not None:
         detail += f"; {acted}"

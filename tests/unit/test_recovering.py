@@ -155,6 +155,48 @@ async def test_a_job_whose_bundle_verifies_is_done_though_nobody_had_said_so(
     assert contents(path) == before
 
 
+@pytest.mark.usefixtures("in_process")
+async def test_a_job_whose_sealed_bundle_somebody_has_in_hand_is_done_and_not_called_verified(
+    tmp_path: Path,
+) -> None:
+    path = await sealed_bundle(tmp_path)
+    was_running(tmp_path, path.name)
+    lock = FolderLock(path)
+    assert lock.acquire()
+    try:
+        (report,) = await started(tmp_path)
+    finally:
+        lock.release()
+    assert report.outcome is JobState.DONE
+    assert "completed and sealed; not verified" in report.summary
+    assert "somebody else has this bundle in hand" in report.summary
+    assert f"capa bundle verify {path}" in report.as_text()
+
+
+@pytest.mark.usefixtures("in_process")
+@pytest.mark.parametrize("unsummed", [False, True])
+async def test_a_bundle_in_hand_is_called_sealed_only_if_it_is(
+    tmp_path: Path, unsummed: bool
+) -> None:
+    path = await sealed_bundle(tmp_path)
+    if unsummed:  # a kill before the last file of a seal
+        (path / "manifest.sha256").unlink()
+    else:
+        (path / "manifest.json").write_text(
+            json.dumps({**read_json(path), "run_status": "aborted"})
+        )
+    was_running(tmp_path, path.name)
+    lock = FolderLock(path)
+    assert lock.acquire()
+    try:
+        (report,) = await started(tmp_path)
+    finally:
+        lock.release()
+    assert report.outcome is JobState.FAILED
+    said = "completed, open" if unsummed else "aborted, sealed, not verified again (/"
+    assert said in report.summary
+
+
 async def test_a_bundle_whose_manifest_is_damaged_is_sealed_from_what_is_there(
     tmp_path: Path,
 ) -> None:
