@@ -10,7 +10,7 @@ from adapters.modbus.device import ModbusAdapter, outside, writing
 from adapters.modbus.fields import RegisterField, encode
 from adapters.modbus.options import ModbusOptions, unit_of
 from adapters.modbus.preflight import settings_of
-from adapters.modbus.safe_write import read_back_of, safe_write_of
+from adapters.modbus.safe_write import NumberType, read_back_of, safe_write_of
 from capa.devices.adapter import DeviceAdapter, FieldInfo, FieldWrite
 from capa.devices.link import Link
 from capa.devices.poll_cost import ExchangeCost
@@ -33,6 +33,7 @@ _LINES = (
 _LAST_PROBED = 16
 _RTU_OVERHEAD = 3
 _TCP_OVERHEAD = 7
+_SIGN_BIT = 0x8000
 
 
 class ModbusFamily:
@@ -104,8 +105,9 @@ class ModbusFamily:
             raise ValueError(f"{spec.name}.{write.field} cannot be written")
         if why := outside(field, write.value):
             raise ValueError(f"{spec.name}.{write.field}: {why}")
-        query = writing(unit, field, encode(field, write.value, options.word_order))
-        read = _read_back(unit, field, options) if field.reads_back else None
+        words = encode(field, write.value, options.word_order)
+        query = writing(unit, field, words)
+        read = _read_back(unit, field, words, options) if field.reads_back else None
         return safe_write_of(query, read, gap_s=options.silence_s, framing=options.framing)
 
 
@@ -117,17 +119,36 @@ def cost_of(query: Query, options: ModbusOptions) -> ExchangeCost:
     )
 
 
-def _read_back(unit: int, field: RegisterField, options: ModbusOptions) -> ReadBack | None:
-    if field.type == "bit" or field.type == "uint32":
+def _read_back(
+    unit: int, field: RegisterField, words: Sequence[int], options: ModbusOptions
+) -> ReadBack | None:
+    number = _number_type(field, words)
+    if number is None:
         return None  # no number that the guardian can read: commanded, not proven
     return read_back_of(
         reading(unit, block_of("", field)),
-        field.type,
+        number,
         field.word_order or options.word_order,
         gain=field.scale,
         offset=field.offset,
         framing=options.framing,
     )
+
+
+def _number_type(field: RegisterField, words: Sequence[int]) -> NumberType | None:
+    """Say as what the guardian reads these words; None if it knows no such number.
+
+    Where a uint16 becomes negative it does not know; it knows an int16, which is the same number
+    while the sign bit says what ``negative_from`` does.
+    """
+    if field.type == "bit" or field.type == "uint32":
+        return None
+    if field.type != "uint16" or field.negative_from is None:
+        return field.type
+    is_negative = words[0] >= field.negative_from
+    if is_negative == (words[0] >= _SIGN_BIT):
+        return "int16"
+    return None if is_negative else "uint16"
 
 
 def _recognised(unit: int, seen: bytes) -> str | None:

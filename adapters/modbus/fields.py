@@ -206,7 +206,8 @@ class RegisterField(Frozen):
         """How far off a number may be that was rounded to what the type can show."""
         if self.type != "float32":
             return _ROUNDED * abs(self.scale)
-        widest = max(abs(self.min or 0.0), abs(self.max or 0.0), 1.0)
+        ends = (self.min or 0.0, self.max or 0.0)
+        widest = max(*(abs(end - self.offset) for end in ends), 1.0)  # as in the register
         return widest * _FLOAT32_DIGITS
 
 

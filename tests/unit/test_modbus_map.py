@@ -1,6 +1,7 @@
 """A device of any make behind a register map: driver and simulator, without a wire between."""
 
 import math
+import struct
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from adapters.twin.plant import Plant
 from capa.channels.sample import Status
 from capa.devices.adapter import DeviceAdapter, FieldWrite, Reading, WriteAck
 from capa.devices.link import Priority
+from capa.devices.safe_plan import RegisterNumber
 from capa.devices.spec import DeviceSpec
 from capa.errors import DeviceError
 from tests.support.direct_link import DirectLink
@@ -267,3 +269,45 @@ def test_what_is_encoded_is_decoded_within_the_resolution(
     data = b"".join(word.to_bytes(2, "big") for word in words)
     slack = field.info("x").resolution
     assert decode(field, data, 0, order) == pytest.approx(value, abs=slack)
+
+
+@given(st.floats(0.0, 20.0))
+def test_a_float32_far_from_its_offset_is_proven_by_what_it_can_show(value: float) -> None:
+    field = RegisterField(
+        address=0, type="float32", unit="degF", scale=1.8, offset=-459.67, min=0.0, max=20.0
+    )
+    data = b"".join(word.to_bytes(2, "big") for word in encode(field, value, "high_low"))
+    slack = field.info("x").resolution
+    assert slack < 0.001
+    assert decode(field, data, 0, "high_low") == pytest.approx(value, abs=slack)
+
+
+@pytest.mark.parametrize(
+    ("negative_from", "raw"),
+    [
+        (0x8000, -50), (0x8000, 50), (0x8000, -0x8000), (0x8000, 0x7FFF),
+        (41943, -50), (41943, 0), (41943, 41942), (41943, -23593),
+        (30000, -50), (30000, 50), (30000, 29999),
+    ],
+)  # fmt: skip
+def test_the_guardian_reads_a_uint16_with_a_sign_as_the_driver_does(
+    negative_from: int, raw: int
+) -> None:
+    field = {**LIMIT, "type": "uint16", "negative_from": negative_from, "scale": 0.1}
+    device = spec({"limit": {**field, "offset": 2.0, "min": None, "max": None}})
+    write = FAMILY.safe_write(device, FieldWrite("limit", 0.1 * raw + 2.0))
+    twin = ModbusTwin(device, Plant({}))
+    twin.receive(write.request)
+    read = write.read_back
+    assert read is not None
+    (reply,) = twin.receive(read.request)
+    assert isinstance(read.number, RegisterNumber)
+    kind = {"int16": ">h", "uint16": ">H"}[read.number.type]
+    (number,) = struct.unpack_from(kind, reply.data, read.number.at)
+    assert read.gain * number + read.offset == pytest.approx(0.1 * raw + 2.0)
+
+
+def test_a_negative_number_without_the_sign_bit_is_commanded_and_not_proven() -> None:
+    field = {**LIMIT, "type": "uint16", "negative_from": 30000, "scale": 1.0}
+    device = spec({"limit": {**field, "min": None, "max": None}})
+    assert FAMILY.safe_write(device, FieldWrite("limit", -35536.0)).read_back is None
