@@ -19,8 +19,27 @@ from adapters.modbus.codec import (
     Written,
 )
 from adapters.modbus.words import WordOrder, float_at, float_words, uint32_words
+from capa.errors import CapaError
 
-__all__ = ["Parameter", "RegisterBank", "ValueRefusedError"]
+__all__ = ["Parameter", "RegisterBank", "ValueRefusedError", "exception_code"]
+
+_MOST_CODE = 0xFF
+
+
+def exception_code(value: float | None) -> int:
+    """Return the code that a fault ``exception`` has a simulated device refuse with.
+
+    Raises:
+        CapaError: it is no byte.
+    """
+    if value is None:
+        return ExcCodes.DEVICE_FAILURE
+    if not 0 <= value <= _MOST_CODE:
+        raise CapaError(
+            f"the value of exception is a number from 0 to {_MOST_CODE}, not {value:g}: "
+            "a Modbus code is one byte"
+        )
+    return int(value)
 
 
 class ValueRefusedError(Exception):

@@ -5,6 +5,7 @@ import random
 from collections.abc import Callable, Mapping, Sequence, Set
 from zlib import crc32
 
+from adapters.modbus.bank import exception_code
 from adapters.modbus.codec import (
     READ_COILS,
     READ_HOLDING,
@@ -116,7 +117,7 @@ class ModbusTwin:
         """
         match kind:
             case "exception":
-                code = ExcCodes.DEVICE_FAILURE if value is None else int(value)
+                code = exception_code(value)
                 self._refuses = code if active else None
             case "frozen":
                 seen = {name: self._truth(name) for name in self._fields}

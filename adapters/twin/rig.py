@@ -20,9 +20,10 @@ _FAULTS = (
 )
 
 _MOST = 1_000_000
-_MOST_OF = {"exception": 0xFF, "sensor_break": 0xFFFF}
-"""Codes that are sent as one byte, or stand in one register."""
 """Seconds, bytes or a number to report: more of any would end the twin, and means nothing."""
+_MOST_OF = {"exception": 999, "sensor_break": 0xFFFF}
+"""Codes that have three digits at the most (a twin whose code is a byte says so itself), or stand
+in one register."""
 
 
 class PortSwitch(Protocol):

@@ -5,12 +5,11 @@ from collections.abc import Sequence
 from functools import partial
 from typing import Literal
 
-from adapters.modbus.bank import Parameter, RegisterBank, ValueRefusedError
+from adapters.modbus.bank import Parameter, RegisterBank, ValueRefusedError, exception_code
 from adapters.modbus.codec import (
     Asked,
     BadRequest,
     Ear,
-    ExcCodes,
     ReadRegisters,
     Refusal,
     Reply,
@@ -182,7 +181,7 @@ class WatlowTwin:
         """
         match kind:
             case "exception":
-                code = ExcCodes.DEVICE_FAILURE if value is None else int(value)
+                code = exception_code(value)
                 self._refuses = code if active else None
             case "frozen":
                 self._frozen_degC = self._pv_degC() if active else None

@@ -10,6 +10,8 @@ from trio.testing import MockClock
 
 from adapters.alicat import FAMILY as ALICAT
 from adapters.links.link import StreamLink
+from adapters.modbus import FAMILY as MODBUS
+from adapters.sartorius import FAMILY as SARTORIUS
 from adapters.twin.memory import TwinHandle, twin_connectors
 from adapters.watlow import FAMILY as WATLOW
 from capa.devices.adapter import AdapterFamily, DeviceAdapter, FieldWrite
@@ -18,7 +20,12 @@ from capa.devices.spec import DeviceSpec, LinkSpec
 from capa.errors import CapaError, FrameError, LinkError, LinkTimeoutError
 
 Expected = type[Exception] | tuple[type[Exception], ...]
-FAMILIES: dict[str, AdapterFamily] = {"watlow": WATLOW, "alicat": ALICAT}
+FAMILIES: dict[str, AdapterFamily] = {
+    "watlow": WATLOW,
+    "alicat": ALICAT,
+    "modbus": MODBUS,
+    "sartorius": SARTORIUS,
+}
 
 
 @dataclass
@@ -209,7 +216,7 @@ async def test_a_fault_that_nobody_has_is_refused(autojump_clock: MockClock) -> 
 
 @pytest.mark.parametrize("value", [-1.0, 1e9, math.inf, math.nan])
 @pytest.mark.parametrize(
-    ("kind", "most"), [("noise", 1_000_000), ("exception", 255), ("sensor_break", 65535)]
+    ("kind", "most"), [("noise", 1_000_000), ("exception", 999), ("sensor_break", 65535)]
 )
 async def test_a_fault_of_an_impossible_size_is_refused(
     kind: str, most: int, value: float, autojump_clock: MockClock
@@ -219,11 +226,31 @@ async def test_a_fault_of_an_impossible_size_is_refused(
         twins.fault(kind, device="heater", value=value)
 
 
-async def test_an_exception_is_a_byte(autojump_clock: MockClock) -> None:
-    _, twins = twin_connectors(bench(), FAMILIES)
-    twins.fault("exception", device="heater", value=255)
-    with pytest.raises(CapaError, match="from 0 to 255, not 256"):
-        twins.fault("exception", device="heater", value=256)
+async def test_an_exception_is_a_byte_where_the_device_speaks_modbus(
+    autojump_clock: MockClock,
+) -> None:
+    options = {"fields": {"level": {"address": 0, "unit": "mm"}}}
+    gauge = DeviceSpec(name="gauge", adapter="modbus", link="heat", address=3, options=options)
+    profile = Profile(bench().links, [*bench().devices, gauge])
+    _, twins = twin_connectors(profile, FAMILIES)
+    for device in ("heater", "gauge"):
+        twins.fault("exception", device=device, value=255)
+        with pytest.raises(CapaError, match="from 0 to 255, not 256"):
+            twins.fault("exception", device=device, value=256)
+
+
+async def test_an_exception_is_a_number_of_three_digits_on_a_balances_display(
+    autojump_clock: MockClock,
+) -> None:
+    balance = DeviceSpec(name="balance", adapter="sartorius", link="gas")
+    async with trio.open_nursery() as nursery:
+        rig = await opened(nursery, Profile(bench().links, [balance]))
+        rig.twins.fault("exception", device="balance", value=999)
+        (mass,) = [one for one in await rig.adapters["balance"].poll() if one.field == "mass"]
+        assert "Err 999" in str(mass.native)
+        with pytest.raises(CapaError, match="from 0 to 999, not 1000"):
+            rig.twins.fault("exception", device="balance", value=1000)
+        nursery.cancel_scope.cancel()
 
 
 async def test_a_fault_of_a_device_whose_link_is_missing_names_that_link(
