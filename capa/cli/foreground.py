@@ -148,9 +148,9 @@ class ForegroundRun:
     async def _on(self, rig: Rig, parts: Parts, stages: LaterStages) -> int:
         twin = ", simulated by twins" if self.twin_dir is not None else ""
         self.console.say(f"rig {parts.profile.name} ({self.parts.profile_file}){twin}")
-        if not await self._ready(rig, parts, stages):
-            return ABORTED if self._stopping else CRASHED
         gate = self._gate = Gate(rig, log=self.log)
+        if not await self._ready(rig, parts, stages, gate):
+            return ABORTED if self._stopping else CRASHED
         rules = RuleBook.of(
             rig.profile,
             rig.registry,
@@ -285,7 +285,7 @@ class ForegroundRun:
                 nursery.cancel_scope.cancel()
         return CRASHED if _unreachable(stages.verdicts) else COMPLETED
 
-    async def _ready(self, rig: Rig, parts: Parts, stages: LaterStages) -> bool:
+    async def _ready(self, rig: Rig, parts: Parts, stages: LaterStages, gate: Gate) -> bool:
         """Wait for the devices, and prove the rig safe before anything is asked of it."""
         with self._waiting:
             answering = await rig.wait_answering(ANSWER_WAIT_S)
@@ -296,7 +296,7 @@ class ForegroundRun:
             ]
             for name in silent:
                 self.console.say(f"{name} does not answer: {rig.health(name).detail}")
-            verdicts = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S)
+            verdicts = await drive_safe_state(rig, budget_s=SAFING_BUDGET_S, on_write=gate.note)
             stages.heard(verdicts)
             unsafe = _unreachable(verdicts)
             for line in unsafe:

@@ -14,6 +14,7 @@ import trio
 from structlog.typing import FilteringBoundLogger
 
 from capa.channels.registry import ResolvedChannel
+from capa.channels.sample import Sample
 from capa.clock import RunClock
 from capa.devices.adapter import CommandResult, DeviceCommand, WriteAck
 from capa.devices.link import Priority
@@ -27,6 +28,9 @@ __all__ = ["Gate", "Recorder", "SuspendedRun"]
 RATE_WINDOW_S = 10.0
 RATE_SLACK_S = 0.2
 """Two ramp ticks: a ramp at exactly the permitted rate passes, though its ticks come late."""
+
+SETTLED_S = 10.0
+"""For how long an output reads one of the values that it may have, until that is the one."""
 
 HUSH_S = 0.05
 """For how long a stop keeps polls off the lines: the safe state is on its way."""
@@ -70,8 +74,12 @@ class _History:
         """Whether the first of them did arrive."""
         self._past: deque[tuple[float, float]] = deque()
         """Values that were in force, and until when."""
+        self._noted_s = -math.inf
+        self._steady: tuple[float, float] | None = None
+        """Which of several values is read back, and since when."""
 
     def note(self, at_s: float, value: float, *, arrived: bool) -> None:
+        self._noted_s, self._steady = at_s, None
         if arrived:
             self._past.extend((old, at_s) for old in self._now)
             self._now, self._known = [value], True
@@ -79,6 +87,23 @@ class _History:
             first, *rest = [*self._now, value]
             self._now = [first, *sorted({min(rest), max(rest)})] if rest else [first]
         self._forget(at_s)
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether more than one value may be in force, or one that nobody knows."""
+        return bool(self._now) and not (self._known and len(self._now) == 1)
+
+    def read(self, sample: Sample, tolerance: float) -> None:
+        """Take what is read back: of several values the one that it shows for long enough."""
+        if not (self.doubtful and sample.usable and sample.at_s > self._noted_s):
+            return
+        near = min(self._now, key=lambda value: abs(value - sample.value))
+        if abs(near - sample.value) > tolerance:
+            self._steady = None
+        elif self._steady is None or self._steady[0] != near:
+            self._steady = near, sample.at_s
+        elif sample.at_s - self._steady[1] >= SETTLED_S:
+            self._now, self._known = [near], True
 
     def in_force(self, now_s: float) -> list[float]:
         """Return the values that may have been in force at some moment of the last 10 s."""
@@ -176,16 +201,38 @@ class Gate:
         self._history(channel).note(trio.current_time(), value, arrived=True)
 
     def _note_perhaps(self, channel: str, value: float) -> None:
-        """Take notice of a value that may have arrived: it counts, and so does the one before."""
-        self._history(channel).note(trio.current_time(), value, arrived=False)
+        """Take notice of a value that may have arrived: it counts, and so does the one before.
+
+        Of an output that was never commanded that is the one that was last read back.
+        """
+        history, now_s = self._history(channel), trio.current_time()
+        if not history.in_force(now_s) and (seen := self._read_back(channel)) is not None:
+            history.note(now_s, seen.value, arrived=True)
+        history.note(now_s, value, arrived=False)
+
+    def _read_back(self, channel: str) -> Sample | None:
+        """Return the newest reading of the very value that is commanded, if there is a usable one.
+
+        A flow that follows its setpoint, or does not, says nothing about the setpoint.
+        """
+        binding = self._rig.registry.resolve(channel).binding
+        if binding is None or not binding.reads_back or binding.field != binding.command_field:
+            return None
+        latest = self._rig.bus.latest(channel)
+        return latest if latest is not None and latest.usable else None
 
     def commanded(self, channel: str) -> Sequence[tuple[float, float]]:
         """Return what an output may have been told, and until when: now, and in the last 10 s.
 
-        More than one value is in force (until ``inf``) where nobody knows which arrived.
+        More than one value is in force (until ``inf``) where nobody knows which arrived, until
+        the output has read back at one of them for ``SETTLED_S``.
         """
         history = self._histories.get(channel)
-        return [] if history is None else history.all()
+        if history is None:
+            return []
+        if history.doubtful and (seen := self._read_back(channel)) is not None:
+            history.read(seen, self._rig.tolerance(channel))
+        return history.all()
 
     # --- the way through ------------------------------------------------------------------------
 

@@ -15,6 +15,7 @@ from trio.testing import MockClock
 
 from adapters.links.link import StreamLink
 from adapters.twin.memory import TwinHandle
+from adapters.watlow.codec import SETPOINT
 from capa.cli.foreground import ABORTED, CRASHED, ForegroundRun
 from capa.config.hardware import HardwareProfile
 from capa.runtime.conductor import Conductor
@@ -98,6 +99,12 @@ class Terminal:
 
     async def heats(self) -> None:
         await until(lambda: self.twins.outputs()["furnace.setpoint"] > 79)
+
+    def turn_the_knob(self, value: float) -> None:
+        """Have somebody set the furnace by hand, behind the twin's back."""
+        (line,) = (one for name, one in self.twins._rig.lines.items() if name == "oven")
+        furnace: Any = line.devices[0]
+        furnace._values[SETPOINT] = value
 
     def interrupt(self) -> None:
         """Have the operator press Ctrl-C."""
@@ -200,6 +207,19 @@ async def test_when_the_purge_is_off_nothing_is_left_to_the_daemon(
         assert t.twins.outputs()["mfc.setpoint"] == pytest.approx(0.0, abs=0.1)
         assert not t.stages.file.exists()
         assert "NOT DONE" not in t.said
+
+
+async def test_an_output_that_only_the_safe_state_set_is_watched_from_the_runs_begin(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    purging = method(PURGE, {**HEAT, "target": PURGE["target"], "value": 50.0})
+    async with terminal(tmp_path, monkeypatch, profile(), request=request(purging)) as t:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(t.run)
+            await until(lambda: t.twins.outputs()["mfc.setpoint"] > 49)
+            t.turn_the_knob(300.0)
+            await until(lambda: t.code is not None)
+        assert "heater.setpoint reads 300 degC, commanded was 20" in t.said
 
 
 async def test_the_last_drive_takes_back_nothing_that_a_later_stage_did(

@@ -448,6 +448,71 @@ async def test_of_many_values_that_may_have_arrived_the_outermost_count_until_on
     assert setup.gate.commanded(HEATER) == [*before, (70.0, math.inf)]
 
 
+async def test_the_first_command_of_an_output_may_have_left_it_as_it_was_read_before(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed()
+    setup.rig.bus.publish([Sample(HEATER, 35.0, trio.current_time())])
+    setup.rig.bus.publish([Sample(PURGE, 50.0, trio.current_time())])
+    setup.rig.answer = LinkTimeoutError("no reply")
+    await setup.send(HEATER, 600.0)
+    assert setup.gate.commanded(HEATER) == [(35.0, math.inf), (600.0, math.inf)]
+    await setup.send(PURGE, 60.0)
+    assert setup.gate.commanded(PURGE) == [], "a flow is not the setpoint that it follows"
+
+
+@pytest.mark.parametrize("before", [20.0, None])
+@pytest.mark.parametrize(
+    ("readings", "settled"),
+    [
+        ([600.0] * 13, [600.0]),
+        ([600.05] * 13, [600.0]),
+        ([600.0] * 10, None),
+        ([600.0] * 5 + [math.nan] * 3 + [600.0] * 5, [600.0]),
+        ([600.0] * 8 + [300.0] + [600.0] * 8, None),
+        ([300.0] * 30, None),
+    ],
+)
+async def test_a_value_that_may_have_arrived_has_once_it_is_read_back_for_long_enough(
+    autojump_clock: MockClock,
+    before: float | None,
+    readings: list[float],
+    settled: list[float] | None,
+) -> None:
+    setup = armed()
+    if before is not None:
+        setup.gate.note(HEATER, before)
+    setup.rig.answer = LinkTimeoutError("no reply")
+    await setup.send(HEATER, 600.0)
+    doubtful = [] if before is None else [before, 600.0]
+    await reads(setup, readings)
+    told = setup.gate.commanded(HEATER)
+    assert [v for v, until_s in told if until_s == math.inf] == (settled or doubtful)
+
+
+async def test_a_value_that_may_have_arrived_has_not_if_the_one_before_is_read_back(
+    autojump_clock: MockClock,
+) -> None:
+    setup = armed()
+    setup.gate.note(HEATER, 20.0)
+    setup.rig.answer = LinkTimeoutError("no reply")
+    await setup.send(HEATER, 600.0)
+    await reads(setup, [20.0] * 9)
+    await setup.send(HEATER, 600.0)
+    await reads(setup, [20.0] * 9)
+    assert len(setup.gate.commanded(HEATER)) == 2, "each command may arrive"
+    await reads(setup, [20.0] * 5)
+    assert setup.gate.commanded(HEATER) == [(20.0, math.inf)]
+
+
+async def reads(setup: Setup, values: list[float]) -> None:
+    """Have the heater's setpoint read so, once a second, as the rule that watches it sees it."""
+    for value in values:
+        await trio.sleep(1)
+        setup.rig.bus.publish([Sample(HEATER, value, trio.current_time())])
+        setup.gate.commanded(HEATER)
+
+
 async def test_an_output_of_unknown_value_stays_unknown_by_a_command_that_may_not_have_arrived(
     autojump_clock: MockClock,
 ) -> None:
