@@ -1,7 +1,7 @@
 """`make bench`: every figure, with its goal where one was set."""
 
-import sys
 import tempfile
+from argparse import ArgumentParser
 from pathlib import Path
 
 from bench import devices, guard, latency, load, startup, storage, ticks
@@ -21,11 +21,16 @@ PARTS = {
 }
 
 
-def main(wanted: list[str]) -> None:
+def main() -> None:
     """Run the named parts, or all."""
+    parser = ArgumentParser(
+        prog="python -m bench", description="Measure, and print goals reached and missed."
+    )
+    parser.add_argument("part", nargs="*", help=f"which: {', '.join(PARTS)}; all by default")
+    wanted = parser.parse_args().part
     unknown = [name for name in wanted if name not in PARTS]
     if unknown:
-        sys.exit(f"no such part: {', '.join(unknown)}; there are: {', '.join(PARTS)}")
+        parser.error(f"no such part: {', '.join(unknown)}; there are: {', '.join(PARTS)}")
     table = Table()
     with tempfile.TemporaryDirectory(prefix="capad-bench-") as scratch:
         for name in wanted or list(PARTS):
@@ -37,4 +42,4 @@ def main(wanted: list[str]) -> None:
     print(f"\ngoals missed: {len(missed)}" + "".join(f"\n  {what}" for what in missed))
 
 
-main(sys.argv[1:])
+main()
