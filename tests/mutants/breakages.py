@@ -251,8 +251,8 @@ BREAKAGES = (
     Breakage(
         "a trip is not kept on disk",
         "capa/runtime/trips.py",
-        "        store.save(trips, records, known=self._known)\n",
-        "",
+        "        if not store.save(trips, records, known=self._known):\n",
+        "        if not (store, trips):\n",
         ("tests/unit/test_trips.py",),
     ),
     Breakage(
