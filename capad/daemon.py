@@ -78,9 +78,7 @@ class Daemon:
             nursery.start_soon(self._housekeeping().run)
             if await self._opening.take():
                 await trio.to_thread.run_sync(self._clear_leftovers)
-            while not service.stopping:
-                await self._serve(nursery, parts)
-                parts = self._next_parts or parts
+                await self._serve_on(nursery, parts)
             await service.safety.save()
             nursery.cancel_scope.cancel()
         for lock in locks:
@@ -134,7 +132,7 @@ class Daemon:
         service.log.info("daemon.stopping", reason=reason)
         service.console.say(f"ending ({reason})")
         if service.current is None:
-            service.enter("STOPPING", "making the rig safe")
+            service.enter("STOPPING", self._opening.busy or "making the rig safe")
 
     def _hung_up(self) -> None:
         """SIGHUP: read the profile again, once nothing runs."""
@@ -149,16 +147,31 @@ class Daemon:
         service = self._service
         return load_parts(service.settings.rig.profile, find_plugins(service.settings.plugins))
 
+    async def _serve_on(self, nursery: trio.Nursery, parts: Parts) -> None:
+        """Serve one rig after the other until told to end; the first is made safe in any case.
+
+        Whoever drove it before may have died in the middle, and have left it hot.
+        """
+        service = self._service
+        if self._opening.waited:  # for hours, perhaps: the profile may be another one by now
+            parts = await self._read_again() or parts
+        unsafe = not service.options.twin  # which ends with the process
+        while unsafe or not service.stopping:
+            unsafe = False
+            await self._serve(nursery, parts)
+            parts = self._next_parts or parts
+
     async def _serve(self, nursery: trio.Nursery, parts: Parts) -> None:
         """Open the rig, prove it safe, run jobs until the end or a new profile."""
         self._next_parts = None
+        service = self._service
         async with self._opening.opened(parts) as bench, trio.open_nursery() as local:
             try:
-                if await self._safing.become_safe(bench):
+                if not service.stopping and await self._safing.become_safe(bench):
                     await self._working.work(nursery, local, bench)
             finally:
                 local.cancel_scope.cancel()
-                budget_s = self._service.settings.safety.safing_budget_s + 1
+                budget_s = service.settings.safety.safing_budget_s + 1
                 with trio.move_on_after(budget_s, shield=True):
                     await self._safing.leave_safe(bench)
 
@@ -167,14 +180,21 @@ class Daemon:
         service = self._service
         if not service.reload:
             return False
-        service.reload = False
         service.supervisor.reloading()
+        self._next_parts = await self._read_again()
+        if self._next_parts is None:
+            service.supervisor.ready()
+            return False
+        return True
+
+    async def _read_again(self) -> Parts | None:
+        """Read the profile again; None, and it is said, if the old one has to stay in force."""
+        service = self._service
+        service.reload = False
         try:
-            self._next_parts = await trio.to_thread.run_sync(self._load)
+            return await trio.to_thread.run_sync(self._load)
         except ProblemsError as error:
             message = f"the old one stays in force: {error}"
             service.log.error("profile.rejected", message=message)  # noqa: TRY400 - no bug of ours
             service.console.say(f"the profile has problems, the old one stays in force:\n{error}")
-            service.supervisor.ready()
-            return False
-        return True
+            return None

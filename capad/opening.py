@@ -22,6 +22,7 @@ from capad.wiring import Parts, load_parts, make_conductor, open_parts
 __all__ = ["CRASHED", "Opening"]
 
 CRASHED = 2
+_BUSY = "another program drives the rig; nothing was sent"
 _BUSY_RETRY_S = 1.0
 _DEVICE_BEAT_S = 5.0
 _RECORDER_BEAT_S = 15.0
@@ -36,35 +37,49 @@ class Opening:
     Args:
         service: the daemon.
         terminate: ends it, for a reason.
+
+    ``busy`` says in words that another program drives the rig, while ``take`` waits for it; had it
+    to, ``waited`` stays true.
     """
 
     def __init__(self, service: Service, *, terminate: Callable[[str], None]) -> None:
         self._service = service
         self._terminate = terminate
         self._said: dict[str, str] = {}
+        self.busy = ""
+        self.waited = False
 
     async def take(self) -> bool:
         """Wait until no other program drives the rig; False when told to end before that.
 
         Nothing is sent to it meanwhile: the safe state that a start drives would end a run of
-        ``capa run``. For one shot nobody waits.
+        ``capa run``. For one shot nobody waits. Who is told to end looks once more, for the other
+        may have died and left the rig as it was: then it is True all the same.
         """
         service = self._service
-        while not service.stopping:
+        while True:
+            told_before = bool(service.stopping)
             words = await trio.to_thread.run_sync(service.guarding.take)
             if not words:
+                self.busy = ""
                 return True
-            text = f"waiting for the rig: {words}"
+            self.busy, self.waited = _BUSY, True
             if service.options.once:
                 service.code = CRASHED
                 self._terminate(words)
                 return False
+            if told_before:
+                service.enter("STOPPING", _BUSY)
+                service.warn("rig.left", f"nothing was sent to the rig: {words}")
+                return False
+            if service.stopping:
+                continue
+            text = f"waiting for the rig: {words}"
             if service.doing != text:
                 service.enter("STARTING", text)
                 service.warn("rig.busy", text)
             with service.woken(_BUSY_RETRY_S):
                 await trio.sleep_forever()
-        return False
 
     @asynccontextmanager
     async def opened(self, parts: Parts) -> AsyncIterator[Bench]:

@@ -151,6 +151,27 @@ def test_a_rig_that_capa_run_drives_is_left_alone_until_it_is_free(
         assert not half_written.exists()
 
 
+def test_a_rig_that_was_let_go_just_before_the_end_is_made_safe(tmp_path: Path, twin: Twin) -> None:
+    wire, lock = twin.folder / "wire.jsonl", RigLock(tmp_path / "run")
+    lock.acquire()
+    heard = wire.stat().st_size
+
+    def let_go(daemon: Daemon) -> None:
+        daemon.wait_status("waiting for the rig: another program drives this rig")
+        assert wire.stat().st_size == heard
+        lock.release()  # killed, and its heater on
+        daemon.send(signal.SIGTERM)
+        assert daemon.wait_end() == 0
+
+    with (
+        pytest.raises(AssertionError, match="capad ended before it was ready"),
+        running_daemon(tmp_path, twin.profile, early=let_go),
+    ):
+        pass
+    assert twin.setpoint() == pytest.approx(20.0, abs=0.01)
+    assert (tmp_path / "run" / "safe_plan.json").exists()
+
+
 def test_without_a_plan_for_the_guardian_nothing_is_armed(tmp_path: Path, twin: Twin) -> None:
     (tmp_path / "run" / "safe_plan.json").mkdir(parents=True)  # no file can take its place
     with running_daemon(tmp_path, twin.profile) as daemon:

@@ -1,6 +1,6 @@
 """Whatever ends the daemon's service of a rig, the rig is left safe before its links close."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from capa.config.problems import Problem, ProblemsError
 from capad.console import Console
 from capad.daemon import Daemon, Options
 from capad.settings import Settings
@@ -21,9 +22,12 @@ class Rig:
 
     def __init__(self) -> None:
         self.story: list[str] = []
+        self.of: list[object] = []
+        self.busy, self.waited = "", False
 
     @asynccontextmanager
-    async def opened(self, _parts: object) -> AsyncIterator["Rig"]:
+    async def opened(self, parts: object) -> AsyncIterator["Rig"]:
+        self.of.append(parts)
         try:
             yield self
         finally:
@@ -31,6 +35,7 @@ class Rig:
 
     async def become_safe(self, _bench: object) -> bool:
         await trio.lowlevel.checkpoint()
+        self.story.append("became safe")
         return True
 
     async def leave_safe(self, _bench: object) -> None:
@@ -71,7 +76,7 @@ async def test_a_daemon_that_is_cancelled_makes_the_rig_safe_first(
 ) -> None:
     with trio.move_on_after(60):
         await serve(daemon)
-    assert rig.story == ["made safe", "links closed"]
+    assert rig.story == ["became safe", "made safe", "links closed"]
 
 
 async def test_a_bug_in_the_daemon_makes_the_rig_safe_before_it_is_told(
@@ -84,7 +89,7 @@ async def test_a_bug_in_the_daemon_makes_the_rig_safe_before_it_is_told(
     monkeypatch.setattr(rig, "work", work)
     with pytest.RaisesGroup(ZeroDivisionError, flatten_subgroups=True):
         await serve(daemon)
-    assert rig.story == ["made safe", "links closed"]
+    assert rig.story == ["became safe", "made safe", "links closed"]
 
 
 async def test_safing_that_hangs_does_not_make_a_daemon_that_never_ends(
@@ -96,5 +101,78 @@ async def test_safing_that_hangs_does_not_make_a_daemon_that_never_ends(
     monkeypatch.setattr(rig, "leave_safe", hang)
     with trio.move_on_after(60):
         await serve(daemon)
-    assert rig.story == ["links closed"]
+    assert rig.story == ["became safe", "links closed"]
     assert trio.current_time() < 100
+
+
+# --- a rig that another program had ---------------------------------------------------------------
+
+
+async def at_once(work: Callable[..., object], *given: object, **_named: object) -> object:
+    """Stand in for a thread: virtual time can't wait for one."""
+    await trio.lowlevel.checkpoint()
+    return work(*given)
+
+
+async def serve_on(daemon: Daemon, parts: object) -> None:
+    given: Any = parts
+    async with trio.open_nursery() as nursery:
+        await daemon._serve_on(nursery, given)
+
+
+async def test_a_daemon_that_got_the_rig_as_it_was_told_to_end_makes_it_safe_and_starts_nothing(
+    autojump_clock: MockClock, daemon: Daemon, rig: Rig
+) -> None:
+    daemon._service.stopping = "SIGTERM"
+    with trio.move_on_after(60):
+        await serve_on(daemon, "parts")
+    assert rig.story == ["made safe", "links closed"]
+
+
+async def test_a_simulated_rig_is_not_started_to_be_ended(
+    autojump_clock: MockClock, daemon: Daemon, rig: Rig
+) -> None:
+    daemon._service.options = Options(twin=True)
+    daemon._service.stopping = "SIGTERM"
+    await serve_on(daemon, "parts")
+    assert rig.of == []
+
+
+@pytest.mark.parametrize("waited", [True, False])
+async def test_after_a_wait_the_profile_is_read_again(
+    autojump_clock: MockClock,
+    daemon: Daemon,
+    rig: Rig,
+    monkeypatch: pytest.MonkeyPatch,
+    waited: bool,
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    monkeypatch.setattr(daemon, "_load", lambda: "edited")
+    rig.waited = waited
+    with trio.move_on_after(60):
+        await serve_on(daemon, "read before")
+    assert rig.of == ["edited" if waited else "read before"]
+
+
+async def test_a_profile_that_became_unusable_in_the_wait_leaves_the_one_read_before_in_force(
+    autojump_clock: MockClock, daemon: Daemon, rig: Rig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def load() -> object:
+        raise ProblemsError([Problem("profile.broken", "it is broken")])
+
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    monkeypatch.setattr(daemon, "_load", load)
+    rig.waited = True
+    with trio.move_on_after(60):
+        await serve_on(daemon, "read before")
+    assert rig.of == ["read before"]
+
+
+@pytest.mark.parametrize("busy", ["another program drives the rig; nothing was sent", ""])
+async def test_sigterm_says_whether_the_rig_is_made_safe(
+    autojump_clock: MockClock, daemon: Daemon, rig: Rig, busy: str
+) -> None:
+    rig.busy = busy
+    daemon._terminated()
+    assert daemon._service.phase == "STOPPING"
+    assert daemon._service.doing == (busy or "making the rig safe")

@@ -203,6 +203,50 @@ async def test_a_rig_that_another_program_drives_is_waited_for_by_name(
         assert taken == [False, True]
 
 
+async def test_who_is_told_to_end_while_he_waits_says_that_nothing_was_sent(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    async with box(tmp_path) as one:
+        looked = list[str]()
+
+        def take() -> str:
+            looked.append(one.service.doing)
+            if len(looked) == 2:
+                one.service.stopping = "SIGTERM"  # in the middle of the look
+                one.service.enter("STOPPING", one.opening.busy)
+            return "another program drives this rig (pid 7)"
+
+        monkeypatch.setattr(one.service.guarding, "take", take)
+        assert not await one.opening.take()
+        assert one.service.phase == "STOPPING"
+        assert looked[1:] == [
+            "waiting for the rig: another program drives this rig (pid 7)",
+            "another program drives the rig; nothing was sent",
+        ]
+        assert one.service.doing == looked[2]
+        assert one.said.count("nothing was sent to the rig: another program drives this rig") == 1
+
+
+@pytest.mark.parametrize("free", [1, 2])
+async def test_a_rig_that_is_free_once_more_is_taken_by_who_is_told_to_end(
+    autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free: int
+) -> None:
+    monkeypatch.setattr(trio.to_thread, "run_sync", at_once)
+    async with box(tmp_path) as one:
+        looks = list[str]()
+
+        def take() -> str:
+            one.service.stopping = "SIGTERM"
+            looks.append("")
+            return "" if len(looks) == free else "another program drives this rig (pid 7)"
+
+        monkeypatch.setattr(one.service.guarding, "take", take)
+        assert await one.opening.take()
+        assert one.opening.busy == ""
+        assert one.opening.waited is (free > 1)
+
+
 async def test_one_shot_does_not_wait_for_the_rig(
     autojump_clock: MockClock, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
