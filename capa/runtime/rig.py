@@ -46,8 +46,6 @@ FIRST_SHARE = 0.5
 """The same from the second unanswered question on, when it may yet be a burst of noise: values of
 those that answer are not to grow stale meanwhile. A reply that is lost now and then is asked for
 again at once: it is the device's own value that would grow stale."""
-BREATH_S = 0.1
-"""For how long the others on its line go first, once it is free again after a lost reply."""
 SETTLE_TRIES = 3
 """How often, in a row, a device is asked for what it is to be kept at before it is left alone."""
 HEARTBEAT_S = 1.0
@@ -83,6 +81,12 @@ class _Unit:
     """When the last of them was known to be lost."""
     since_lost_s: float = math.inf
     """How long after the one before that was."""
+    is_asked: bool = False
+    """Whether its turn is on, be it that it waits for its line."""
+    read_at_s: float = -math.inf
+    """When the oldest of what it said last was measured."""
+    turned: trio.Event = field(default_factory=trio.Event)
+    """Set at the end of its turn."""
     unsettled: int = 0
     """How often its enforced settings may still be asked for; none once they are as they must."""
 
@@ -233,11 +237,13 @@ class Rig:
                 with trio.move_on_after(min(step_s, HEARTBEAT_S)):
                     await unit.link_up.wait()
             unit.last_turn_s = trio.current_time()
+            if unit.unanswered and len(self._on_line_of(unit)) > 1:
+                await self._let_others_go_first(unit)
             await self._turn(unit)
             step_s = max(period_s, self._patience_s(unit))
             due_s = _next_due(due_s, step_s, trio.current_time())
             if unit.link.is_up:
-                await _sleep_until(unit, max(due_s, self._others_first_s(unit)))
+                await _sleep_until(unit, due_s)
 
     def _patience_s(self, unit: _Unit) -> float:
         """How long a device is left alone, being silent; 0 for one that lost a reply, or none."""
@@ -257,17 +263,40 @@ class Rig:
         soon_s = first_s * 2.0 ** min(unit.health.consecutive_failures - FAILURES_TO_DOWN, 10)
         return max(first_s, min(soon_s, silent * unit.question_s / MUTE_SHARE))
 
-    def _others_first_s(self, unit: _Unit) -> float:
-        """Until when the others on its line go before a device that has just not answered."""
-        if not unit.unanswered or len(self._on_line_of(unit)) == 1:
-            return -math.inf
-        return unit.lost_at_s + unit.late_s + BREATH_S
+    async def _let_others_go_first(self, unit: _Unit) -> None:
+        """Wait until those that answer were heard since the line is free of lost replies.
+
+        A poll may be several exchanges and is published at its end: a question put between them,
+        or before the value that the last one delayed is renewed, makes that value twice as old.
+        """
+        while unit.link.is_up:
+            unit.last_turn_s = now_s = trio.current_time()
+            line = self._on_line_of(unit)
+            free_s = max(other.lost_at_s + other.late_s for other in line)
+            if now_s < free_s:
+                await _sleep_until(unit, free_s)
+                continue
+            left_s = free_s + unit.question_s - now_s
+            awaited = next((u for u in line if u is not unit and _goes_first(u, free_s)), None)
+            if left_s <= 0 or awaited is None:
+                return
+            with trio.move_on_after(min(left_s, HEARTBEAT_S)):
+                await awaited.turned.wait()
 
     def _on_line_of(self, unit: _Unit) -> list[_Unit]:
         return [other for other in self._units.values() if other.spec.link == unit.spec.link]
 
     async def _turn(self, unit: _Unit) -> None:
         """Open the device if need be, read it once, publish what came or that nothing came."""
+        unit.is_asked = True
+        try:
+            await self._ask(unit)
+        finally:
+            unit.is_asked = False
+            unit.turned.set()
+            unit.turned = trio.Event()
+
+    async def _ask(self, unit: _Unit) -> None:
         try:
             if not unit.answering.is_set():
                 unit.identity = await unit.adapter.open()
@@ -276,6 +305,7 @@ class Rig:
             for tap in self._readings_taps:
                 tap(unit.adapter, readings)
             samples = unit.samples(readings)
+            unit.read_at_s = min((reading.at_s for reading in readings), default=math.inf)
         except CapaError as error:
             self._failed(unit, error)
         except Exception as error:  # noqa: BLE001 - a driver's bug takes its device down, not the rig
@@ -449,6 +479,16 @@ def _commanded(device: str, registry: ChannelRegistry) -> frozenset[str]:
     bindings = (channel.binding for channel in registry.by_device(device))
     fields = (binding.command_field for binding in bindings if binding is not None)
     return frozenset(field for field in fields if field is not None)
+
+
+def _goes_first(unit: _Unit, free_s: float) -> bool:
+    """Whether a device that answers waits for its line, or soon will, with a value from before.
+
+    One that is polled more rarely than a lost reply costs can wait for another from the beginning.
+    """
+    if unit.health.state is not Health.OK or unit.read_at_s >= free_s:
+        return False
+    return unit.is_asked or 1 / unit.spec.poll_hz <= unit.question_s
 
 
 def _next_due(due_s: float, step_s: float, now_s: float) -> float:
