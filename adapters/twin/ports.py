@@ -30,6 +30,8 @@ _FEW: Final = 4
 """How much may wait to be sent while a device still begins to speak unasked."""
 _UNWANTED_S: Final = 1.0
 """How long bytes may lie unread before what is said unasked takes their place."""
+_FORGOTTEN_S: Final = 10.0
+"""How long they may lie there when nothing more is said: no host waits that long for a reply."""
 _SPEED: Final = 5
 """The place of ``ospeed`` in what ``tcgetattr`` returns; ``ispeed`` is before it."""
 
@@ -74,7 +76,8 @@ class _Unread:
     """What lies in a pseudo-terminal and no host has taken out.
 
     A serial port that nobody has open keeps nothing. A pseudo-terminal keeps thousands of bytes,
-    for hours, and hands them to whoever opens it as if they were said now.
+    for hours, and hands them to whoever opens it as if they were said now. Whether somebody has it
+    open it does not tell, so what is young is left to a host that is merely slow.
 
     Args:
         slave: the host's side of it, open here as well.
@@ -86,15 +89,19 @@ class _Unread:
         self._read_at_s = trio.current_time()
 
     def look(self) -> None:
-        """Note whether somebody reads; to be called often."""
+        """Note whether somebody reads, and forget what nobody will; to be called often."""
         told = fcntl.ioctl(self._slave, termios.FIONREAD, bytes(4))
         before, self._bytes = self._bytes, struct.unpack("i", told)[0]
         if self._bytes == 0 or self._bytes < before:
             self._read_at_s = trio.current_time()
+        self._forget_after(_FORGOTTEN_S)
 
     def make_room(self) -> None:
         """Forget what has lain there for long, before something newer is put to it."""
-        if trio.current_time() - self._read_at_s > _UNWANTED_S:
+        self._forget_after(_UNWANTED_S)
+
+    def _forget_after(self, unread_s: float) -> None:
+        if trio.current_time() - self._read_at_s > unread_s:
             termios.tcflush(self._slave, termios.TCIFLUSH)
             self._read_at_s = trio.current_time()
 

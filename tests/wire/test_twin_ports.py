@@ -1,6 +1,7 @@
 """The ports of a twin whose devices speak unasked, while nobody listens."""
 
 import itertools
+import math
 import os
 from collections.abc import Sequence
 from pathlib import Path
@@ -38,10 +39,24 @@ class VirtualTimer:
         return
 
 
-def chatting_line(*, wire_timing: bool = False) -> TwinLine:
+class Greeter(BenchDevice):
+    """Says one thing, a second after the start."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._at_s = trio.current_time() + 1.0
+
+    def unasked(self) -> Sequence[TwinReply]:
+        if trio.current_time() < self._at_s:
+            return []
+        self._at_s = math.inf
+        return [TwinReply(b"hello\n")]
+
+
+def chatting_line(device: BenchDevice | None = None, *, wire_timing: bool = False) -> TwinLine:
     return TwinLine(
         LinkSpec(name="com", port="x"),
-        [Chatterer()],
+        [Chatterer() if device is None else device],
         log=WireLog(lambda _: None, lambda: 0),
         settings=TwinSettings(wire_timing=wire_timing),
     )
@@ -49,8 +64,9 @@ def chatting_line(*, wire_timing: bool = False) -> TwinLine:
 
 async def until_replied(stream: trio.abc.ReceiveStream) -> bytes:
     heard = b""
-    while REPLY not in heard:
-        heard += await stream.receive_some()
+    with trio.fail_after(60.0):
+        while REPLY not in heard:
+            heard += await stream.receive_some()
     return heard
 
 
@@ -69,6 +85,35 @@ async def test_a_port_that_nobody_had_open_keeps_nothing_for_who_opens_it(
         nursery.cancel_scope.cancel()
     said_at_s = float(heard.partition(b"\n")[2].partition(b"\n")[0])  # the first may be cut
     assert said_at_s > opened_at_s - 5.0
+
+
+async def test_the_last_thing_that_was_said_does_not_wait_for_hours_either(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    port = PtyPort(chatting_line(Greeter()), tmp_path / "com.tty")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(port.run)
+        await trio.sleep(30.0)
+        host = trio.lowlevel.FdStream(os.open(port.address, os.O_RDWR | os.O_NOCTTY))
+        async with host:
+            await host.send_all(REQUEST)
+            assert await until_replied(host) == REPLY
+        nursery.cancel_scope.cancel()
+
+
+async def test_a_reply_waits_for_a_host_that_is_slow(
+    autojump_clock: MockClock, tmp_path: Path
+) -> None:
+    port = PtyPort(chatting_line(Greeter()), tmp_path / "com.tty")
+    async with trio.open_nursery() as nursery:
+        await nursery.start(port.run)
+        host = trio.lowlevel.FdStream(os.open(port.address, os.O_RDWR | os.O_NOCTTY))
+        async with host:
+            await trio.sleep(2.0)
+            await host.send_all(REQUEST)
+            await trio.sleep(5.0)
+            assert await until_replied(host) == b"hello\n" + REPLY
+        nursery.cancel_scope.cancel()
 
 
 async def test_what_nobody_takes_is_not_kept_for_later_and_the_reply_does_not_stand_behind_it(
