@@ -65,6 +65,7 @@ class AlicatAdapter(BaseAdapter):
         self._held_closed = False
         self.settings = AlicatSettings(spec, self._reader, self._ask)
         self._told = b""
+        self._drained_bytes = link.stats.drained_bytes
 
     async def open(self) -> Identity:
         """Check that the unit answers with the columns that the profile names; read-only.
@@ -120,14 +121,16 @@ class AlicatAdapter(BaseAdapter):
         """Whether something is said that answers no poll.
 
         A device that answers does not stream; on a line on which nothing is said the stop could
-        only give the letter to somebody else.
+        only give the letter to somebody else. A slow stream is silent for longer than a reply
+        takes, so what came since the last opening counts, too: nobody else is on the line.
         """
+        before, self._drained_bytes = self._drained_bytes, self._link.stats.drained_bytes
         try:
             await self._frame(Priority.POLL)
         except FrameError:
             return True
         except LinkTimeoutError as error:
-            if error.fault == _BABBLE:
+            if error.fault == _BABBLE or self._link.stats.drained_bytes > before:
                 return True
             raise
         return False

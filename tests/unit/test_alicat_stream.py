@@ -1,7 +1,7 @@
 """An Alicat that somebody left streaming: told apart, and stopped where the profile says how."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -59,6 +59,20 @@ async def test_a_stream_is_ended_and_the_device_is_read(
         sent = sum(record["event"] == "tx" for record in twins.wire)
         await trio.sleep(1.0)
         assert sum(record["event"] == "tx" for record in twins.wire) == sent
+
+
+@pytest.mark.parametrize("stream_s", [1.0, 3.0])
+async def test_a_stream_slower_than_a_reply_may_take_is_ended(
+    stream_s: float, autojump_clock: MockClock
+) -> None:
+    twin = {"firmware": "10v20", "stream_s": stream_s}
+    async with rig({"stop_stream": "@@ "}, twin) as (driver, _):
+        for _attempt in range(4):
+            with suppress(FrameError, LinkTimeoutError):
+                await driver.open()
+                break
+            await trio.sleep(2.0)  # as the rig waits between openings
+        assert {one.status for one in await driver.poll()} == {Status.OK}
 
 
 async def test_without_leave_nobody_is_renamed(autojump_clock: MockClock) -> None:
