@@ -50,13 +50,13 @@ usage: capad-guard [--runtime-dir DIR] [--force | --unfinished]
 Drive the outputs to the safe state that capad compiled into DIR/safe_plan.json, read them back,
 and write the verdicts to DIR/guard_verdicts.json. DIR is $RUNTIME_DIRECTORY, else /run/capad.
 
-  --force       also while capad runs, or another process has a port locked
+  --force       also while another program drives the rig, or has a port locked
   --unfinished  only if capad left a plan, and no capad-guard has come to its end since (it was
                 killed itself): for the unit, before each start
 
 exit codes: 0 all proven, 3 something was accepted and can't be read back, 4 something is
-unreachable (or there is no usable plan), 64 usage, 75 refused: capad runs and drives the rig
-itself.
+unreachable (or there is no usable plan), 64 usage, 75 refused: another program, capad or
+capa run, drives the rig itself.
 """
 
 
@@ -646,7 +646,8 @@ def _save(directory: str, record: "Json") -> None:
 
 
 def _write(path: str, data: bytes, flags: int, *, limit: int | None = None) -> None:
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o640)
+    # A person may be root here, and whose folder this is may have put a link in its place.
+    fd = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o640)
     try:
         if limit is not None and os.fstat(fd).st_size > limit:
             os.ftruncate(fd, 0)
@@ -707,7 +708,7 @@ def _arguments(words: "Sequence[str]") -> tuple[str, str]:
 
 
 def _daemon_at_work(directory: str) -> str:
-    """Return the pid of the capad that runs on this directory; empty if none does."""
+    """Return the pid of whatever drives the rig of this directory; empty if nothing does."""
     try:
         fd = os.open(f"{directory}/{LOCK_FILE}", os.O_RDONLY | os.O_CLOEXEC)
     except OSError:
@@ -778,8 +779,8 @@ def main(argv: "Sequence[str] | None" = None) -> int:
     if pid and how != "force":
         _say(
             4,
-            f"capad-guard: capad runs (pid {pid}) and makes the rig safe itself; "
-            "--force drives it beside capad",
+            f"capad-guard: another program (pid {pid}: capad, or capa run) drives this rig and "
+            "makes it safe itself; --force drives it beside that",
         )
         return EXIT_REFUSED
     if how == "unfinished":

@@ -4,6 +4,7 @@ The twin is a unit of its own, as the instruments are: it outlives the daemon, a
 the only witness.
 """
 
+import fcntl
 import json
 import time
 import warnings
@@ -174,6 +175,44 @@ def test_a_clean_stop_is_followed_by_the_guardian_too(heating: PrivateSystemd) -
     assert verdicts(heating)["service"]["service_result"] == "success"
     assert verdicts(heating)["exit_code"] == 0
     assert heating.show("capad.service", "Result") == "success", trouble(heating)
+
+
+@pytest.fixture
+def driven(systemd: PrivateSystemd) -> Iterator[PrivateSystemd]:
+    """Another program has the rig, as ``capa run`` has it."""
+    systemd.systemctl("reset-failed", "capad.service")
+    systemd.systemctl("start", "capad.service")  # makes the folder
+    systemd.systemctl("stop", "capad.service")
+    with systemd.path(f"{RUN}/capad.lock").open("r+") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        systemd.systemctl("start", "--no-block", "capad.service")
+
+        def waits() -> bool:
+            return "waiting for the rig" in systemd.show("capad.service", "StatusText")
+
+        eventually(waits, "it waits for the rig", say=lambda: trouble(systemd))
+        yield systemd
+        systemd.systemctl("stop", "capad.service")
+
+
+def test_a_daemon_that_is_stopped_while_it_waits_for_the_rig_has_not_failed(
+    driven: PrivateSystemd,
+) -> None:
+    driven.systemctl("stop", "capad.service")
+    assert driven.show("capad.service", "Result") == "success", trouble(driven)
+    assert driven.show("capad.service", "ActiveState") == "inactive"
+
+
+def test_one_that_is_killed_while_it_waits_has_failed_and_is_started_again(
+    driven: PrivateSystemd,
+) -> None:
+    restarts = driven.show("capad.service", "NRestarts")
+    kill(driven)
+    eventually(
+        lambda: driven.show("capad.service", "NRestarts") != restarts,
+        "it is started again",
+        say=lambda: trouble(driven),
+    )
 
 
 def test_a_missing_plan_is_said_and_the_service_marked_as_failed(heating: PrivateSystemd) -> None:

@@ -201,7 +201,7 @@ def test_a_running_daemon_is_left_alone_unless_forced(rig: Guarded) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX)
         done = rig.run()
         assert done.returncode == 75
-        assert "capad runs (pid 4711)" in done.stderr
+        assert "another program (pid 4711: capad, or capa run) drives this rig" in done.stderr
         assert rig.twin.wire(event="rx") == []
         assert rig.run("--force").returncode == 3
 
