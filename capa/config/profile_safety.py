@@ -8,8 +8,12 @@ from capa.config.explain import did_you_mean, shown
 from capa.config.hardware import SafeStage
 from capa.config.problems import Problem
 from capa.devices.link import unanswered_s
+from capa.devices.spec import DeviceSpec, LinkSpec
 
 __all__ = ["limit_breach", "safety_problems"]
+
+_EXCHANGES_S = 0.1
+"""What a device's longest poll may take; how long it thinks is mostly not known."""
 
 
 def limit_breach(channel: ChannelSpec, value: float) -> str | None:
@@ -120,21 +124,33 @@ def _stale_by_one_reply(draft: Draft) -> Iterator[Problem]:
         line = None if device is None else lines.get(device.link)
         if device is None or line is None or channel.stale_after_s is None:
             continue
-        on_line = sum(other.link == line.name for other in devices.values())
-        poll_s, lost_s, after_s = 1 / device.poll_hz, unanswered_s(line), channel.stale_after_s
-        if on_line == 1 or after_s >= poll_s + lost_s or after_s < 2 * poll_s:
+        beside = [d for d in devices.values() if d.link == line.name and d is not device]
+        poll_s, after_s, on_line = 1 / device.poll_hz, channel.stale_after_s, 1 + len(beside)
+        lost_s = unanswered_s(line)
+        aged_s = _aged_by_one_reply_s(line, device, beside)
+        if after_s >= aged_s or after_s < 2 * poll_s:
             continue
         message = (
-            f"is stale after {after_s:g} s, and one lost reply makes it {poll_s + lost_s:g} s old: "
+            f"is stale after {after_s:g} s, and one lost reply makes it up to {aged_s:.3g} s old: "
             f"polled every {poll_s:g} s, and a question without an answer keeps {line.name} for "
             f"{lost_s:g} s (its reply_timeout_s is {line.reply_timeout_s:g} s)"
         )
-        hint = (
-            f"allow {(on_line + 1) * lost_s:g} s ({lost_s:g} s for each of the {on_line} devices "
-            f"on {line.name} and one more), or shorten its reply_timeout_s"
-        )
+        burst_s, devices_there = (on_line + 1) * lost_s, f"{on_line} devices on {line.name}"
+        why = f" ({lost_s:g} s for each of the {devices_there} and one more)" if beside else ""
+        allow = f"{burst_s:g} s{why}" if burst_s > aged_s else f"more than {aged_s:.3g} s"
+        hint = f"allow {allow}, or shorten its reply_timeout_s"
         path = ("channels", index, "stale_after_s")
         yield draft.problem("stale_by_one_reply", path, message, hint, blocking=False)
+
+
+def _aged_by_one_reply_s(line: LinkSpec, device: DeviceSpec, beside: list[DeviceSpec]) -> float:
+    """Return how old one lost reply makes a value that is read at every poll."""
+    poll_s, lost_s = 1 / device.poll_hz, unanswered_s(line)
+    # It is asked again at the next tick, at the soonest.
+    tick_s = (line.reply_timeout_s // poll_s + 1) * poll_s
+    # Those beside it bring a new value first, if they are polled often enough for that.
+    first_s = max((1 / d.poll_hz for d in beside if 1 / d.poll_hz <= lost_s), default=0.0)
+    return poll_s + max(tick_s, lost_s + first_s) + _EXCHANGES_S * (1 + len(beside))
 
 
 def _unheard(draft: Draft) -> Iterator[Problem]:

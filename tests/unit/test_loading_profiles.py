@@ -249,16 +249,30 @@ def test_data_can_t_be_fresher_than_it_is_polled(tmp_path: Path) -> None:
 def test_an_age_that_one_lost_reply_on_a_shared_line_exceeds_gives_a_warning_with_the_sum(
     tmp_path: Path,
 ) -> None:
-    text = bent("stale_after_s = 2.0", "stale_after_s = 1.0")
+    text = bent("stale_after_s = 2.0", "stale_after_s = 1.3")
     kiln = '[[devices]]\nname = "kiln"\nadapter = "box"\nlink = "bus"\naddress = 2\n'
     (problem,) = problems_of_profile(tmp_path, text + kiln)
     assert (problem.code, problem.blocking) == ("profile.stale_by_one_reply", False)
-    assert "is stale after 1 s, and one lost reply makes it 1.1 s old: polled" in problem.message
+    assert "after 1.3 s, and one lost reply makes it up to 1.4 s old: polled" in problem.message
     hint = str(problem.hint)
     assert hint.startswith("allow 3 s (1 s for each of the 2 devices on bus and one more)")
     assert not problems_of_profile(tmp_path, text)  # alone on its line
+    slow = kiln + "poll_hz = 2\n"
+    (problem,) = problems_of_profile(tmp_path, text.replace("= 1.3", "= 1.7") + slow)
+    assert "up to 1.8 s old" in problem.message
     quick = text.replace('name = "bus"', 'name = "bus"\nreply_timeout_s = 0.3')
     assert not problems_of_profile(tmp_path, quick + kiln)
+
+
+@pytest.mark.parametrize(("rate_hz", "after_s", "aged"), [(10, 1.1, "1.2 s"), (1, 2.0, "2.1 s")])
+def test_an_age_that_one_lost_reply_exceeds_gives_a_warning_on_a_line_of_its_own_too(
+    tmp_path: Path, rate_hz: int, after_s: float, aged: str
+) -> None:
+    text = bent("stale_after_s = 2.0", f"stale_after_s = {after_s}")
+    text = text.replace("address = 1\n", f"address = 1\npoll_hz = {rate_hz}\n")
+    (problem,) = problems_of_profile(tmp_path, text)
+    assert (problem.code, problem.blocking) == ("profile.stale_by_one_reply", False)
+    assert f"up to {aged} old" in problem.message
 
 
 def test_an_alarm_on_a_channel_that_never_counts_as_silent_gives_a_warning(tmp_path: Path) -> None:
