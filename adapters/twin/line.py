@@ -16,6 +16,9 @@ __all__ = ["Due", "TwinLine"]
 USB_PACKET: Final = 62
 """Payload bytes of a full packet of an FTDI adapter, which does not wait for its timer."""
 
+_BEHIND_S: Final = 0.1
+"""How much may wait for the wire while a device still begins to speak unasked."""
+
 
 @dataclass(frozen=True, slots=True)
 class Due:
@@ -63,7 +66,13 @@ class TwinLine:
         return bool(self._talkers)
 
     def unasked(self, now_s: float) -> list[Due]:
-        """Return what devices say of themselves since the last look."""
+        """Return what devices say of themselves since the last look.
+
+        While the wire is behind none is asked, so that a stream that is too fast for it loses
+        lines, as behind a UART, and what waits for something does not get lost.
+        """
+        if self._free_at_s - now_s > _BEHIND_S:
+            return []
         return [
             due
             for device in self._talkers
@@ -123,8 +132,8 @@ class TwinLine:
                 self._log.memory(self.name, device.name, writes)
 
     def _schedule(self, reply: TwinReply, heard: int, now_s: float) -> list[Due]:
-        wire_s = (heard + len(reply.data)) * self._character_s
-        end_s = self._free_at_s = max(now_s + reply.delay_s + wire_s, self._free_at_s)
+        begins_s = max(now_s + heard * self._character_s + reply.delay_s, self._free_at_s)
+        end_s = self._free_at_s = begins_s + len(reply.data) * self._character_s
         if self._usb_s <= 0:
             return [Due(end_s, reply.data)]
         return list(self._through_usb(reply.data, end_s))

@@ -39,6 +39,13 @@ class VirtualTimer:
         return
 
 
+class Stream(BenchDevice):
+    """Says a line at every look."""
+
+    def unasked(self) -> Sequence[TwinReply]:
+        return [TwinReply(b"0123456789012345678\n")]
+
+
 class Greeter(BenchDevice):
     """Says one thing, a second after the start."""
 
@@ -146,3 +153,30 @@ async def test_a_host_that_listens_now_and_then_loses_nothing(
     times_s = [float(line) for line in heard.splitlines()[:200]]
     steps_s = [later - sooner for sooner, later in itertools.pairwise(times_s)]
     assert max(steps_s) < 0.03
+
+
+def test_a_stream_is_held_to_what_its_line_can_carry() -> None:
+    line = chatting_line(Stream(), wire_timing=True)
+    character_s = line.spec.character_s
+    dues = [due for look in range(1000) for due in line.unasked(look * 0.005)]
+    ends_s = [due.at_s for due in dues]
+    assert all(
+        later.at_s - sooner.at_s >= len(later.data) * character_s - 1e-9
+        for sooner, later in itertools.pairwise(dues)
+    )
+    assert 4.9 < ends_s[-1] < 5.2  # it has lost lines, and is not behind
+    assert len(dues) == pytest.approx(5.0 / (20 * character_s), rel=0.03)
+
+
+async def test_a_reply_begins_when_the_request_has_ended_and_the_line_is_free(
+    autojump_clock: MockClock,
+) -> None:
+    line = chatting_line(Stream(), wire_timing=True)
+    character_s = line.spec.character_s
+    (said,) = line.unasked(0.0)
+    *_, reply = line.accept(REQUEST, 0.0)
+    assert reply.data == REPLY
+    assert reply.at_s >= 2 * said.at_s + len(REPLY) * character_s - 1e-9
+    quiet = chatting_line(BenchDevice(), wire_timing=True)
+    (reply,) = quiet.accept(REQUEST, 0.0)
+    assert reply.at_s == pytest.approx((len(REQUEST) + len(REPLY)) * character_s)
