@@ -5,10 +5,8 @@ journal of every trip and every clearing. A file that can't be read counts as a 
 knows what stood in it.
 """
 
-import fcntl
 import json
 import os
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,6 +18,7 @@ from structlog.typing import FilteringBoundLogger
 
 from capa.clock import utc_now
 from capa.storage.atomic import make_folder, open_for_folder, write_for_folder
+from capa.storage.lock import FolderLock
 
 __all__ = ["Trip", "TripStore", "Trips"]
 
@@ -185,26 +184,15 @@ def _alone_in(folder: Path) -> Iterator[bool]:
     Whoever may read the folder can lock it for as long as he likes: False when he did, for a trip
     that is not on the disk is worse than two that are written at once.
     """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    lock = FolderLock(folder)
     try:
-        yield _locked(descriptor)
+        alone = lock.acquire_within(_PATIENCE_S)
+    except OSError:  # no locks here, and so nobody who waits for ours
+        alone = True
+    try:
+        yield alone
     finally:
-        os.close(descriptor)
-
-
-def _locked(descriptor: int) -> bool:
-    until_s = time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= until_s:
-                return False
-        except OSError:  # no locks here, and so nobody who waits for ours
-            return True
-        else:
-            return True
-        time.sleep(0.01)
+        lock.release()
 
 
 @contextmanager
