@@ -3,6 +3,7 @@
 import os
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Annotated, NoReturn, TypeVar
 
@@ -67,7 +68,7 @@ def complain(message: str) -> None:
 def outside_bundles(target: Path) -> Path:
     """Return a file that is to be written, unless it lies in a bundle: that would be altered."""
     for folder in target.absolute().resolve().parents:
-        if or_exit(lambda folder=folder: _is_bundle(folder)):  # type: ignore[misc]  # mypy can't see a lambda's default
+        if or_exit(partial(_is_bundle, folder)):
             refuse(f"{target}: lies in a bundle, which would not verify any more; say --out FILE")
     return target
 
