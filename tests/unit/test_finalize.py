@@ -30,6 +30,7 @@ from tests.support.bundles import (
     sha256sum_check,
     unsealed_bundle,
 )
+from tests.support.kills import killed_at
 
 SAMPLES = [
     Sample("b", 1.25, at_s=0.5),
@@ -315,10 +316,6 @@ def test_a_bundle_that_does_not_verify_right_after_sealing_says_so_for_good(
     assert finalize_bundle(path).bundle_status == "verification_failed"
 
 
-class _KilledError(BaseException):
-    """Stands for a kill: nothing may catch it."""
-
-
 STEPS = [
     (seal, "_remove_leftovers"),
     (seal, "finish_events"),
@@ -346,17 +343,8 @@ async def test_finalizing_killed_at_any_step_is_finished_by_the_next_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: ModuleType, step: str, after: bool
 ) -> None:
     path = await _abandoned(tmp_path)
-    honest = getattr(module, step)
-
-    def killed(*args: object, **options: object) -> object:
-        if after:
-            honest(*args, **options)
-        raise _KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, step, killed)
-        with pytest.raises(_KilledError):
-            finalize_bundle(path)
+    with killed_at(monkeypatch, module, step, after=after):
+        finalize_bundle(path)
     result = finalize_bundle(path)
     assert result.sealed, result.detail
     assert messages(path) == ["heating"]

@@ -16,6 +16,7 @@ from capa.storage.manifest import read_manifest
 from capa.storage.seal import finalize_bundle
 from capa.storage.verify import verify_bundle
 from tests.support.bundles import messages, read_json, sha256sum_check, unsealed_bundle
+from tests.support.kills import killed_at
 
 SAMPLES = [Sample("a", float(n), at_s=n) for n in range(3)]
 
@@ -86,10 +87,6 @@ def test_of_a_manifest_with_one_field_that_lies_the_others_are_kept(
     used(path)
 
 
-class _KilledError(BaseException):
-    """Stands for a kill: nothing may catch it."""
-
-
 @pytest.mark.parametrize("after", [False, True])
 @pytest.mark.parametrize(
     ("module", "step"),
@@ -110,17 +107,8 @@ def test_a_kill_costs_nothing_of_what_is_left_of_a_damaged_manifest(
     with_values(path, operator={"id": "anna"}, job="000007-x", tags=[1])
     (path / "scalars.parquet").mkdir()
     damaged = (path / "manifest.json").read_bytes()
-    honest = getattr(module, step)
-
-    def killed(*args: object, **options: object) -> object:
-        if after:
-            honest(*args, **options)
-        raise _KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, step, killed)
-        with pytest.raises(_KilledError):
-            finalize_bundle(path)
+    with killed_at(monkeypatch, module, step, after=after):
+        finalize_bundle(path)
     assert finalize_bundle(path).sealed
     manifest = read_manifest(path)
     assert (manifest.operator, manifest.job) == ({"id": "anna"}, "000007-x")

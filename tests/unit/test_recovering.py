@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -98,6 +100,17 @@ async def test_nothing_is_laid_into_a_bundle_that_was_sealed_and_altered(tmp_pat
     assert contents(path) == before
 
 
+@contextmanager
+def in_hand(path: Path) -> Iterator[None]:
+    """Somebody else has the bundle in hand."""
+    lock = FolderLock(path)
+    assert lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @pytest.mark.usefixtures("in_process")
 async def test_nothing_is_laid_into_a_bundle_that_is_being_recorded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -106,12 +119,8 @@ async def test_nothing_is_laid_into_a_bundle_that_is_being_recorded(
     path = await trio.to_thread.run_sync(unsealed_bundle, tmp_path / "runs")
     monkeypatch.setattr(recovery, "_A_LOOK_S", 0)
     before = contents(path)
-    lock = FolderLock(path)
-    assert lock.acquire()
-    try:
+    with in_hand(path):
         await started(tmp_path, GUARD)
-    finally:
-        lock.release()
     assert contents(path) == before
 
 
@@ -161,12 +170,8 @@ async def test_a_job_whose_sealed_bundle_somebody_has_in_hand_is_done_and_not_ca
 ) -> None:
     path = await sealed_bundle(tmp_path)
     was_running(tmp_path, path.name)
-    lock = FolderLock(path)
-    assert lock.acquire()
-    try:
+    with in_hand(path):
         (report,) = await started(tmp_path)
-    finally:
-        lock.release()
     assert report.outcome is JobState.DONE
     assert "completed and sealed; not verified" in report.summary
     assert "somebody else has this bundle in hand" in report.summary
@@ -186,12 +191,8 @@ async def test_a_bundle_in_hand_is_called_sealed_only_if_it_is(
             json.dumps({**read_json(path), "run_status": "aborted"})
         )
     was_running(tmp_path, path.name)
-    lock = FolderLock(path)
-    assert lock.acquire()
-    try:
+    with in_hand(path):
         (report,) = await started(tmp_path)
-    finally:
-        lock.release()
     assert report.outcome is JobState.FAILED
     said = "completed, open" if unsummed else "aborted, sealed, not verified again (/"
     assert said in report.summary

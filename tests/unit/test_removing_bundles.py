@@ -20,6 +20,7 @@ from capa.storage.manifest import Manifest
 from capa.storage.removal import Kept, Removed, clear_leftovers, remove_bundle, removed_runs
 from capa.storage.retention import Failed, Limits, Outcome, pin_file, prune
 from tests.support.bundles import unsealed_bundle
+from tests.support.kills import killed_at
 from tests.support.sealed import sealed_at
 
 NOW = datetime(2026, 11, 20, 12, 0, tzinfo=UTC)
@@ -223,10 +224,6 @@ def test_numbers_that_began_anew_do_not_make_new_runs_the_oldest(tmp_path: Path)
     assert {path.name for path in new} <= set(left(tmp_path))
 
 
-class _KilledError(BaseException):
-    """Stands for a kill: nothing may catch it."""
-
-
 @pytest.mark.parametrize(
     ("module", "step"),
     [
@@ -244,17 +241,8 @@ def test_a_removal_that_a_kill_cut_short_is_finished_and_told_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: object, step: str, after: bool
 ) -> None:
     path = sealed_at(tmp_path, days_ago(9))
-    honest = getattr(module, step)
-
-    def killed(*args: object, **options: object) -> object:
-        if after:
-            honest(*args, **options)
-        raise _KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(module, step, killed)
-        with pytest.raises(_KilledError):
-            remove_bundle(path, why="space", by="capad")
+    with killed_at(monkeypatch, module, step, after=after):
+        remove_bundle(path, why="space", by="capad")
     assert not catalogued(tmp_path) or (path / "data.txt").exists(), "half of it is on show"
     clear_leftovers(tmp_path)
     gone = not path.exists()
